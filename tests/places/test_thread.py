@@ -1,0 +1,91 @@
+import asyncio
+import threading
+import time
+
+import pytest
+
+from merrow.backends.base import Execution, Instance
+from merrow.core.errors import InternalError
+from merrow.core.response import Response
+from merrow.places.thread import ThreadInstance
+
+
+class Events:
+    def __init__(self):
+        self.executions = []
+        self.arrived = asyncio.Event()
+        self.wanted = 1
+
+    def on_execution(self, instance, requests, execution):
+        self.executions.append((threading.current_thread(), requests, execution))
+        if len(self.executions) >= self.wanted:
+            self.arrived.set()
+
+
+class Recording(Instance):
+    def __init__(self):
+        self.threads = [threading.current_thread()]
+        self.is_closed = False
+
+    def execute(self, requests):
+        self.threads.append(threading.current_thread())
+        if requests[0] == "raise":
+            raise ValueError("boom")
+        if requests[0] == "refuse":
+            raise InternalError("mine")
+        if requests[0] == "short":
+            return Execution([], 0, 0, 0, 0)
+        now = time.monotonic_ns()
+        return Execution([Response("m", 1) for _ in requests], now, now, now, now)
+
+    def close(self):
+        self.threads.append(threading.current_thread())
+        self.is_closed = True
+
+
+async def run(*batches):
+    events, created = Events(), []
+    events.wanted = len(batches)
+
+    def create():
+        created.append(Recording())
+        return created[0]
+
+    instance = await asyncio.to_thread(ThreadInstance, "m_0", create, events, asyncio.get_running_loop())
+    for batch in batches:
+        instance.submit(batch)
+    await asyncio.wait_for(events.arrived.wait(), 5)
+    await instance.close()
+    return created[0], events.executions
+
+
+def test_a_model_lives_on_one_thread_and_reports_on_the_loops():
+    recording, executions = asyncio.run(run(["a"], ["b"]))
+
+    assert len(set(recording.threads)) == 1
+    assert recording.threads[0] is not threading.main_thread()
+    assert {thread for thread, _, _ in executions} == {threading.main_thread()}
+    assert [requests for _, requests, _ in executions] == [["a"], ["b"]]
+    assert recording.is_closed
+
+
+def test_what_a_model_raises_fails_its_batch_and_nothing_else():
+    _, executions = asyncio.run(run(["raise", "x"], ["refuse"], ["short"], ["fine"]))
+    outcomes = [execution.outcomes for _, _, execution in executions]
+
+    assert [str(outcome) for outcome in outcomes[0]] == ["ValueError: boom"] * 2
+    assert str(outcomes[1][0]) == "mine"
+    assert str(outcomes[2][0]) == "instance 'm_0' answered 0 of 1 requests"
+    assert isinstance(outcomes[3][0], Response)
+
+
+def test_a_model_that_cannot_be_created_raises_in_the_constructor():
+    def create():
+        raise InternalError("no file")
+
+    async def scenario():
+        await asyncio.to_thread(ThreadInstance, "m_0", create, Events(), asyncio.get_running_loop())
+
+    with pytest.raises(InternalError, match="no file"):
+        asyncio.run(scenario())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("instance")]
