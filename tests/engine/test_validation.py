@@ -176,8 +176,53 @@ def test_an_unknown_output_is_found_before_anything_else():
     assert failure(config(), fp32(), requested=("N",)) == "unexpected inference output 'N' for model 'm'"
 
 
-def test_the_input_of_a_raw_request_is_called_raw_input():
-    assert "for input 'raw_input' for model 'm'. Expected 8, got 0" in failure(config(), fp32(data=b""), is_raw=True)
+def raw(data):
+    return Tensor("raw_input", "", (), data)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "dims", "max_batch_size", "data", "shape", "encoded"),
+    [
+        ("TYPE_FP32", (2,), 8, bytes(8), (1, 2), bytes(8)),
+        ("TYPE_FP32", (2,), 0, bytes(8), (2,), bytes(8)),
+        ("TYPE_INT16", (-1, 2), 0, bytes(12), (3, 2), bytes(12)),
+        ("TYPE_STRING", (1,), 4, b"abc", (1, 1), b"\3\0\0\0abc"),
+    ],
+)
+def test_a_raw_request_takes_its_shape_from_the_configuration(data_type, dims, max_batch_size, data, shape, encoded):
+    model_config = config(ModelInput(name="A", data_type=data_type, dims=dims), max_batch_size=max_batch_size)
+    request = validate(model_config, raw(data), is_raw=True)
+
+    assert request.inputs["A"].shape == shape
+    assert request.inputs["A"].data == encoded
+
+
+@pytest.mark.parametrize(
+    ("model_config", "text"),
+    [
+        (
+            TWO,
+            "[request id: <id_unknown>] Raw request must only have 1 input (found 1) to be deduced but got 2 inputs in "
+            "'m' model configuration",
+        ),
+        (
+            config(ModelInput(name="A", data_type="TYPE_FP32", dims=(-1, -1))),
+            "[request id: <id_unknown>] The shape of the raw input 'A' can not be deduced because there are more than "
+            "one variable-sized dimension",
+        ),
+        (
+            config(ModelInput(name="A", data_type="TYPE_STRING", dims=(2,))),
+            "[request id: <id_unknown>] For BYTE datatype raw input 'A', the model must have input shape [1]",
+        ),
+        (
+            config(),
+            "[request id: <id_unknown>] input byte size mismatch for input 'raw_input' for model 'm'. Expected 8, got "
+            "0",
+        ),
+    ],
+)
+def test_a_raw_request_that_cannot_be_deduced_says_why(model_config, text):
+    assert failure(model_config, raw(b""), is_raw=True) == text
 
 
 def test_a_missing_required_input_passes_while_the_count_is_in_range():

@@ -137,6 +137,14 @@ class ModelDriver:
         else:
             self._queue.append(request)
 
+    def run_on(self, instance: PlacedInstance, requests: Sequence[Request], now_ns: int) -> None:
+        """Hand validated requests to one instance as one batch, past the queue (warm-up)."""
+        for request in requests:
+            request.queue_ns = now_ns
+            self._accept(request)
+        self._slot_of[instance].in_flight += 1
+        instance.submit(tuple(requests))
+
     def cancel(self, request: Request) -> None:
         """The client has left: a queued request is answered CANCELLED at once, a running one is told."""
         request.is_cancelled = True

@@ -36,7 +36,7 @@ from merrow.observe.host_usage import HostUsageCollector
 from merrow.observe.metrics import ModelMetrics, ServerMetrics, render_metrics
 from merrow.observe.statistics import ModelStatistics
 from merrow.repository.layout import check_model_name
-from merrow.repository.plan import DUPLICATE_REASON, ModelPlan, PollFailure
+from merrow.repository.plan import DUPLICATE_REASON, Change, ModelPlan, PollFailure, change_between
 from merrow.repository.version_policy import no_version_error
 from merrow.settings import ModelControlMode, RepositorySettings
 
@@ -71,15 +71,15 @@ class _Version:
 class _Entry:
     """A model of the repository, loaded or not."""
 
-    __slots__ = ("failure", "is_listed", "lock", "name", "versions")
+    __slots__ = ("failure", "lock", "name", "plan", "versions")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.versions: dict[int, _Version] = {}
         # Why the repository could not even be polled for it; shown in the index only for duplicates, as Triton does.
         self.failure: PollFailure | None = None
-        # Whether it is on disk.
-        self.is_listed = True
+        # What the versions in service were loaded from.
+        self.plan: ModelPlan | None = None
         # Loads and unloads of one model happen one after another.
         self.lock = asyncio.Lock()
 
@@ -233,8 +233,6 @@ class Engine:
         index: list[IndexEntry] = []
         for name in sorted(self._entries):
             entry = self._entries[name]
-            if not entry.is_listed:
-                continue
             if entry.failure is not None and entry.failure.reason == DUPLICATE_REASON:
                 if not ready_only:
                     index.append(IndexEntry(name, None, "UNAVAILABLE", entry.failure.reason))
@@ -336,20 +334,38 @@ class Engine:
                 raise InvalidArgumentError(
                     f"load failed for model '{plan.name}': {no_version_error(plan.name).message}\n"
                 )
+            if self._is_loaded(entry, plan):
+                return
             for number in plan.versions:
                 known = entry.versions.get(number)
                 if known is None or known.model is None:
                     entry.versions[number] = _Version("LOADING")
             results = await asyncio.gather(
-                *(self._run(self._loader.load, plan, number) for number in plan.versions), return_exceptions=True
+                *(self._load_version(plan, number) for number in plan.versions), return_exceptions=True
             )
             loaded = [result for result in results if isinstance(result, Model)]
             if len(loaded) == len(results):
                 self._publish(entry, loaded)
+                entry.plan = plan
             else:
                 for model in loaded:
                     await model.close()
                 raise self._load_failure(entry, plan, results)
+
+    def _is_loaded(self, entry: _Entry, plan: ModelPlan) -> bool:
+        """Whether what is in service came from these very files."""
+        if entry.plan is None or change_between(entry.plan, plan) is not Change.NONE:
+            return False
+        return all((plan.name, number) in self._ready for number in plan.versions)
+
+    async def _load_version(self, plan: ModelPlan, number: int) -> Model:
+        model = await self._run(self._loader.load, plan, number)
+        try:
+            await model.warm_up(self._clock)
+        except BaseException:
+            await model.close()
+            raise
+        return model
 
     def _publish(self, entry: _Entry, models: Sequence[Model]) -> None:
         for model in models:

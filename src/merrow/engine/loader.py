@@ -16,6 +16,7 @@ from merrow.core.model_config import ModelConfig
 from merrow.engine.driver import ModelDriver, Timer
 from merrow.engine.model import Model
 from merrow.engine.validation import RequestValidator, ResponseShaper
+from merrow.engine.warmup import plan_samples
 from merrow.observe.statistics import StatisticsRecorder
 from merrow.places.base import InstanceEvents, PlacedInstance
 from merrow.places.inline import InlineInstance
@@ -123,6 +124,7 @@ class ModelLoader:
         _refuse_unsupported(config)
         context = self._context(plan, version, config, backend)
         backend.validate(context)
+        samples = plan_samples(config, lambda name: scan.read_warmup_file(plan.directory, name))
         validator = RequestValidator(config)
         recorder = StatisticsRecorder()
         batching = config.dynamic_batching
@@ -155,6 +157,7 @@ class ModelLoader:
             validator=validator,
             driver=driver,
             recorder=recorder,
+            warmup_samples=samples,
         )
 
     def _context(self, plan: ModelPlan, version: int, config: ModelConfig, backend: Backend) -> ModelContext:
@@ -238,8 +241,6 @@ def _refuse_unsupported(config: ModelConfig) -> None:
         asked.append("batch_input and batch_output (ragged batching)")
     if config.model_repository_agents is not None and config.model_repository_agents.agents:
         asked.append("model_repository_agents")
-    if config.model_warmup:
-        asked.append("model_warmup")
     if config.is_decoupled:
         asked.append("model_transaction_policy { decoupled: true }")
     if asked:

@@ -1,12 +1,14 @@
 """One loaded version of a model: what it is, what it accepts, and the driver that runs it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merrow.backends.base import Place
+from merrow.core.clock import Clock
 from merrow.core.model_config import ModelConfig
 from merrow.engine.driver import ModelDriver
 from merrow.engine.validation import RequestValidator
+from merrow.engine.warmup import WarmupSample, warm_up
 from merrow.observe.statistics import ModelStatistics, StatisticsRecorder
 
 
@@ -30,10 +32,19 @@ class Model:
     validator: RequestValidator
     driver: ModelDriver
     recorder: StatisticsRecorder
+    warmup_samples: Sequence[WarmupSample]
 
     def statistics(self) -> ModelStatistics:
         """What was counted since this version was loaded."""
         return self.recorder.snapshot(self.name, self.version)
+
+    async def warm_up(self, clock: Clock) -> None:
+        """Run the configuration's warm-up samples, before the version takes requests.
+
+        Raises:
+            InvalidArgumentError: one of them failed.
+        """
+        await warm_up(self.name, self.version, self.warmup_samples, self.validator, self.driver, clock)
 
     async def close(self) -> None:
         """Release the instances; the driver must be idle."""

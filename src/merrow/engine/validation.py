@@ -115,6 +115,8 @@ class RequestValidator:
 
     def _validate_slowly(self, request: Request) -> None:
         model_name = self._model_name
+        if request.is_raw:
+            self._deduce_raw_input(request)
         inputs = request.inputs
         for output_name in request.requested_outputs:
             if output_name not in self._output_names:
@@ -134,6 +136,36 @@ class RequestValidator:
             tensor.shape = facts.model_shape
             rows = facts.rows or 1
         request.batch_size = rows
+
+    def _deduce_raw_input(self, request: Request) -> None:
+        """Give the input of a raw request the name, datatype and shape of the model's only input."""
+        if len(self._rules) != 1:
+            raise InvalidArgumentError(
+                f"{request.log_prefix}Raw request must only have 1 input (found {len(request.inputs)}) to be deduced "
+                f"but got {len(self._rules)} inputs in '{self._model_name}' model configuration"
+            )
+        (rule,) = self._rules.values()
+        (raw,) = request.inputs.values()
+        data = raw.data
+        if rule.dims.count(-1) > 1:
+            raise InvalidArgumentError(
+                f"{request.log_prefix}The shape of the raw input '{rule.name}' can not be deduced because there are "
+                "more than one variable-sized dimension"
+            )
+        if rule.datatype == BYTES:
+            if element_count([abs(dim) for dim in rule.dims]) != 1:
+                raise InvalidArgumentError(
+                    f"{request.log_prefix}For BYTE datatype raw input '{rule.name}', the model must have input shape "
+                    "[1]"
+                )
+            shape = tuple(1 for _ in rule.dims)
+            data = b"".join((_LENGTH.pack(len(data)), data))
+        else:
+            rest = element_count([dim for dim in rule.dims if dim != -1]) * ELEMENT_BYTE_SIZES[rule.datatype]
+            shape = tuple(len(data) // rest if dim == -1 else dim for dim in rule.dims)
+        if self._max_batch_size:
+            shape = (1, *shape)
+        request.inputs = {rule.name: Tensor(rule.name, rule.datatype, shape, data)}
 
     def _check_batch(self, request: Request) -> None:
         rows = 0

@@ -1,0 +1,225 @@
+"""What is on the disk: the only module that opens a repository's files.
+
+Every function blocks, so none is called on the loop's thread. What they return is values, which the rest of the package
+decides on.
+"""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from merrow.core.errors import InternalError, UnsupportedError
+from merrow.core.model_config import ModelConfig
+from merrow.repository import layout
+
+
+class RepositoryError(Exception):
+    """A repository's path cannot be used at all; the server does not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLocation:
+    """A model's directory, found in a repository but not looked into."""
+
+    name: str
+    directory: str
+    repository: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDirectory:
+    """What a model's directory holds.
+
+    `config_path` is the file that was, or would have been, its configuration; `config_text` None when there is none.
+    `subdirectories` are sorted. `first_entries` are the entries of the first of them, each with whether it is a
+    directory: by these the backend is guessed. `modification_times` are nanoseconds, by path relative to the directory.
+    """
+
+    name: str
+    directory: str
+    repository: str = ""
+    config_path: str = ""
+    config_text: bytes | None = None
+    subdirectories: tuple[str, ...] = ()
+    first_entries: Mapping[str, bool] = field(default_factory=dict)
+    modification_times: Mapping[str, int] = field(default_factory=dict)
+
+
+def list_models(repositories: Iterable[str]) -> list[ModelLocation]:
+    """Every model directory of the repositories, sorted by name; a name may occur once in each.
+
+    Raises:
+        RepositoryError: a path is not a directory, or cannot be read.
+    """
+    locations: list[ModelLocation] = []
+    for repository in repositories:
+        if not os.path.isdir(repository):
+            raise RepositoryError(f"repository path is not a valid directory: '{repository}'")
+        try:
+            names = _subdirectories(repository)
+        except OSError as error:
+            raise RepositoryError(f"failed to open directory {repository}: {error.strerror}") from None
+        locations.extend(ModelLocation(name, os.path.join(repository, name), repository) for name in names)
+    return sorted(locations, key=lambda location: location.name)
+
+
+def find_model(repositories: Iterable[str], name: str) -> list[ModelLocation]:
+    """The directories of one model; more than one when several repositories have it. `name` has been checked."""
+    return [
+        ModelLocation(name, directory, repository)
+        for repository in repositories
+        if os.path.isdir(directory := os.path.join(repository, name))
+    ]
+
+
+def scan_model(location: ModelLocation, config_name: str = "") -> ModelDirectory:
+    """Read what a model's directory says of itself.
+
+    Args:
+        config_name: `--model-config-name`: `configs/<config_name>.pbtxt` replaces config.pbtxt where it exists.
+
+    Raises:
+        InternalError: the directory cannot be read.
+    """
+    directory = location.directory
+    try:
+        subdirectories = _subdirectories(directory)
+        first_entries = {}
+        if subdirectories:
+            with os.scandir(os.path.join(directory, subdirectories[0])) as entries:
+                first_entries = {entry.name: entry.is_dir() for entry in entries}
+        config_path = os.path.join(directory, layout.CONFIG_FILE)
+        if config_name:
+            alternative = os.path.join(directory, layout.CONFIGS_DIRECTORY, f"{config_name}.pbtxt")
+            if os.path.isfile(alternative):
+                config_path = alternative
+        return ModelDirectory(
+            name=location.name,
+            directory=directory,
+            repository=location.repository,
+            config_path=config_path,
+            config_text=_read_if_present(config_path),
+            subdirectories=tuple(subdirectories),
+            first_entries=first_entries,
+            modification_times=read_modification_times(directory),
+        )
+    except OSError as error:
+        raise InternalError(f"failed to read {error.filename}: {error.strerror}") from None
+
+
+def read_modification_times(directory: str) -> dict[str, int]:
+    """When everything below last changed, and the directory itself (""): the later of mtime and ctime, nanoseconds."""
+    status = os.stat(directory)
+    times = {"": _modification_time(status)}
+    # Links are followed, as version directories often are links; a directory seen before is not entered again.
+    entered = {(status.st_dev, status.st_ino)}
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        with os.scandir(os.path.join(directory, parent)) as entries:
+            for entry in entries:
+                path = os.path.join(parent, entry.name)
+                try:
+                    status = entry.stat()
+                except OSError:
+                    # A dangling link, or a file that left meanwhile: no time, so a change once it is there.
+                    continue
+                times[path] = _modification_time(status)
+                if stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in entered:
+                    entered.add((status.st_dev, status.st_ino))
+                    pending.append(path)
+    return times
+
+
+def read_labels(directory: str, config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """The class names of each output that has a label file: one a line.
+
+    Raises:
+        UnsupportedError: a label file lies outside the model's directory.
+        InternalError: a label file cannot be read.
+    """
+    labels: dict[str, tuple[str, ...]] = {}
+    for output in config.output:
+        if not output.label_filename:
+            continue
+        path = os.path.join(directory, output.label_filename)
+        if not layout.contains_path(output.label_filename):
+            raise UnsupportedError(
+                f"label file path '{path}' for output '{output.name}' in model '{config.name}' is outside model "
+                "directory"
+            )
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise InternalError(f"failed to open text file for read {path}: {error.strerror}") from None
+        lines = content.decode("utf-8", errors="replace").split("\n")
+        # The end of the last line is not the start of another.
+        labels[output.name] = tuple(lines[:-1] if lines[-1] == "" else lines)
+    return labels
+
+
+def read_warmup_file(directory: str, name: str) -> bytes:
+    """The content of a file in a model's `warmup` directory.
+
+    Raises:
+        UnsupportedError: the name leads out of it.
+        InternalError: the file cannot be read.
+    """
+    path = os.path.join(directory, layout.WARMUP_DIRECTORY, name)
+    if not layout.contains_path(name):
+        raise UnsupportedError(f"warmup file path '{path}' is outside the model's warmup directory")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InternalError(f"failed to open text file for read {path}: {error.strerror}") from None
+
+
+def write_file_overrides(files: Mapping[str, bytes]) -> str:
+    """Make a model directory of the files that a load request brings (`file:<path>` parameters, content).
+
+    Returns:
+        A new temporary directory, which the caller removes when the model is unloaded.
+
+    Raises:
+        InvalidArgumentError: a path lies outside the directory; nothing has been written.
+        InternalError: the files cannot be written.
+    """
+    contents = {layout.file_override_path(parameter): content for parameter, content in files.items()}
+    directory = tempfile.mkdtemp(prefix="merrow-model-")
+    try:
+        for relative, content in contents.items():
+            path = os.path.join(directory, *relative.split("/"))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(content)
+    except OSError as error:
+        remove_file_overrides(directory)
+        raise InternalError(f"failed to write {error.filename}: {error.strerror}") from None
+    return directory
+
+
+def remove_file_overrides(directory: str) -> None:
+    """Remove what `write_file_overrides` made."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _subdirectories(directory: str) -> list[str]:
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _read_if_present(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _modification_time(status: os.stat_result) -> int:
+    return max(status.st_mtime_ns, status.st_ctime_ns)

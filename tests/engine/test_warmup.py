@@ -1,0 +1,118 @@
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from merrow.core.errors import InternalError, InvalidArgumentError
+from merrow.core.model_config import ModelConfig, ModelInput, ModelWarmup, ModelWarmupInput
+from merrow.core.response import Response
+from merrow.engine.validation import RequestValidator
+from merrow.engine.warmup import plan_samples, warm_up
+from merrow.testing.manual_clock import ManualClock
+
+
+def config(warmup, max_batch_size=4, data_type="TYPE_FP32"):
+    return ModelConfig(
+        name="m",
+        max_batch_size=max_batch_size,
+        input=(ModelInput(name="X", data_type=data_type, dims=(2,)),),
+        model_warmup=(warmup,),
+    )
+
+
+def sample(batch_size=1, count=0, dims=(2,), data_type="TYPE_FP32", **data):
+    inputs = {"X": ModelWarmupInput(data_type=data_type, dims=dims, **data)}
+    return ModelWarmup(name="s", batch_size=batch_size, count=count, inputs=inputs)
+
+
+def no_file(name):
+    raise AssertionError(name)
+
+
+class Driver:
+    """Answers each batch at once, as an inline instance would."""
+
+    def __init__(self, error=None):
+        self.instances = [SimpleNamespace(name="m_0"), SimpleNamespace(name="m_1")]
+        self.batches = []
+        self.error = error
+
+    def run_on(self, instance, requests, now_ns):
+        self.batches.append((instance.name, len(requests)))
+        for request in requests:
+            request.sink.on_response(Response("m", 1, error=self.error))
+
+
+@pytest.mark.parametrize("choice", ["zero_data", "random_data"])
+@pytest.mark.parametrize(
+    "data_type", ["TYPE_FP32", "TYPE_INT8", "TYPE_UINT64", "TYPE_BOOL", "TYPE_STRING", "TYPE_BF16"]
+)
+def test_every_datatype_makes_a_valid_request(choice, data_type):
+    model_config = config(sample(data_type=data_type, **{choice: True}), data_type=data_type)
+    samples = plan_samples(model_config, no_file)
+    driver = Driver()
+    asyncio.run(warm_up("m", 1, samples, RequestValidator(model_config), driver, ManualClock()))
+
+    assert driver.batches == [("m_0", 1), ("m_1", 1)]
+
+
+def test_the_requests_of_a_sample_run_together_count_times_on_each_instance():
+    model_config = config(sample(batch_size=2, count=3, zero_data=True))
+    driver = Driver()
+    samples = plan_samples(model_config, no_file)
+    asyncio.run(warm_up("m", 1, samples, RequestValidator(model_config), driver, ManualClock()))
+
+    assert driver.batches == [("m_0", 2)] * 3 + [("m_1", 2)] * 3
+
+
+def test_a_file_is_read_and_cut_to_the_tensor():
+    (made,) = plan_samples(config(sample(input_data_file="f")), {"f": bytes(range(20))}.__getitem__)
+
+    assert made.inputs["X"].data == bytes(range(8))
+    assert made.inputs["X"].shape == (1, 2)
+
+
+def test_a_sample_of_batch_size_zero_is_skipped():
+    assert plan_samples(config(sample(batch_size=0, zero_data=True)), no_file) == []
+
+
+@pytest.mark.parametrize(
+    ("warmup", "text"),
+    [
+        (
+            sample(dims=(-1,), zero_data=True),
+            "warmup setting expects all variable-size dimensions are specified for input 'X'",
+        ),
+        (
+            sample(),
+            "[request id: <id_unknown>] warmup setting expects input 'X' to have input_data_type set",
+        ),
+        (
+            sample(input_data_file="f"),
+            "[request id: <id_unknown>] warmup setting expects 8 bytes, but the data provided from f only has 3 bytes",
+        ),
+    ],
+)
+def test_an_incomplete_setting_is_refused(warmup, text):
+    with pytest.raises(InvalidArgumentError) as caught:
+        plan_samples(config(warmup), lambda name: b"abc")
+    assert caught.value.message == text
+
+
+@pytest.mark.parametrize(
+    ("warmup", "error", "text"),
+    [
+        (sample(zero_data=True), InternalError("boom"), "failed to run warmup sample 's': boom; "),
+        (
+            sample(dims=(3,), zero_data=True),
+            None,
+            "failed to run warmup sample 's': [request id: <id_unknown>] unexpected shape for input 'X'",
+        ),
+    ],
+)
+def test_a_failing_sample_fails_the_load(warmup, error, text):
+    model_config = config(warmup)
+    samples = plan_samples(model_config, no_file)
+    with pytest.raises(InvalidArgumentError) as caught:
+        asyncio.run(warm_up("m", 1, samples, RequestValidator(model_config), Driver(error), ManualClock()))
+    assert caught.value.message.startswith(text)
