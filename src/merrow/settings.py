@@ -118,6 +118,8 @@ class ProcessSettings:
 
     # `--backend-config=python,stub-timeout-seconds`: how long a child may take to start.
     start_timeout_seconds: int = 30
+    # How long a model's `finalize` may take before its process is killed.
+    close_timeout_seconds: int = 30
     arena_initial_byte_size: int = 1024 * 1024
     # Restart back-off of a child that dies: doubles from the first to the last.
     restart_delay_min_ms: int = 100

@@ -14,6 +14,7 @@ from merrow.core.errors import ServerError
 from merrow.core.model_config import ModelConfig
 from merrow.core.request import Request
 from merrow.core.response import Response
+from merrow.core.tensor import Tensor
 
 
 class Place(enum.Enum):
@@ -49,6 +50,12 @@ class InstanceDescription:
     name: str
     kind: str
     device_id: int
+
+
+class PrivateTensor(Tensor):
+    """An input whose bytes are writable and seen by nobody else, so the model may write to them."""
+
+    __slots__ = ()
 
 
 Outcome = Response | ServerError

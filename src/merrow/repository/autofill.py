@@ -78,7 +78,8 @@ def fill_backend(config: ModelConfig, name: str, entries: Mapping[str, bool]) ->
     """
     config = config if config.name else replace(config, name=name)
     for file_format in _TENSORFLOW_FORMATS:
-        if config.backend in ("", file_format.backend) and _is_deduced(config, file_format, entries):
+        is_possible = config.backend in ("", file_format.backend) and config.platform in ("", file_format.platform)
+        if is_possible and _is_deduced(config, file_format, entries):
             return _with_format(config, file_format)
     # Of PyTorch's two formats, a configuration with a backend means the first unless something says the second.
     if (

@@ -78,17 +78,16 @@ def contains_path(relative: str) -> bool:
     return not (normalized.startswith(("/", "../")) or normalized == "..") and "\0" not in relative
 
 
-def file_override_path(parameter: str) -> str:
-    """The path, relative to the model's directory, of the file in a load parameter `file:<path>`.
+def file_override_path(path: str) -> str:
+    """Where a file that comes with a load request (parameter `file:<path>`) goes, relative to the model's directory.
 
     Raises:
-        InvalidArgumentError: it would lie outside, or is the directory itself.
+        InvalidArgumentError: that would lie outside, or is no file's name.
     """
-    relative = parameter.removeprefix("file:")
-    normalized = posixpath.normpath(posixpath.join("/", relative.replace("\\", "/")))
-    if not contains_path(relative) or normalized == "/" or relative.endswith("/"):
+    normalized = posixpath.normpath(posixpath.join("/", path.replace("\\", "/")))
+    if not contains_path(path) or normalized == "/" or path.endswith("/"):
         raise InvalidArgumentError(
-            f"Invalid file parameter '{parameter}' with normalized path '{normalized}' must stay within model "
+            f"Invalid file parameter 'file:{path}' with normalized path '{normalized}' must stay within model "
             "directory."
         )
     return normalized.lstrip("/")

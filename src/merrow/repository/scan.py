@@ -151,45 +151,36 @@ def read_labels(directory: str, config: ModelConfig) -> dict[str, tuple[str, ...
                 f"label file path '{path}' for output '{output.name}' in model '{config.name}' is outside model "
                 "directory"
             )
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except OSError as error:
-            raise InternalError(f"failed to open text file for read {path}: {error.strerror}") from None
-        lines = content.decode("utf-8", errors="replace").split("\n")
+        lines = _read_file(path).decode("utf-8", errors="replace").split("\n")
         # The end of the last line is not the start of another.
         labels[output.name] = tuple(lines[:-1] if lines[-1] == "" else lines)
     return labels
 
 
 def read_warmup_file(directory: str, name: str) -> bytes:
-    """The content of a file in a model's `warmup` directory.
+    """A file of a model's `warmup` directory.
 
     Raises:
-        UnsupportedError: the name leads out of it.
-        InternalError: the file cannot be read.
+        UnsupportedError: it lies outside.
+        InternalError: it cannot be read.
     """
     path = os.path.join(directory, layout.WARMUP_DIRECTORY, name)
     if not layout.contains_path(name):
         raise UnsupportedError(f"warmup file path '{path}' is outside the model's warmup directory")
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise InternalError(f"failed to open text file for read {path}: {error.strerror}") from None
+    return _read_file(path)
 
 
 def write_file_overrides(files: Mapping[str, bytes]) -> str:
-    """Make a model directory of the files that a load request brings (`file:<path>` parameters, content).
+    """Make a model directory of the files that a load request brings, by their paths in it.
 
     Returns:
-        A new temporary directory, which the caller removes when the model is unloaded.
+        A new temporary directory; `remove_file_overrides` must be called once the model is unloaded.
 
     Raises:
         InvalidArgumentError: a path lies outside the directory; nothing has been written.
         InternalError: the files cannot be written.
     """
-    contents = {layout.file_override_path(parameter): content for parameter, content in files.items()}
+    contents = {layout.file_override_path(path): content for path, content in files.items()}
     directory = tempfile.mkdtemp(prefix="merrow-model-")
     try:
         for relative, content in contents.items():
@@ -211,6 +202,14 @@ def remove_file_overrides(directory: str) -> None:
 def _subdirectories(directory: str) -> list[str]:
     with os.scandir(directory) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InternalError(f"failed to open text file for read {path}: {error.strerror}") from None
 
 
 def _read_if_present(path: str) -> bytes | None:

@@ -1,0 +1,217 @@
+"""The command line of `merrow serve`, read as Triton reads its own.
+
+Conventions: `--name value` or `--name=value`; a name may be cut short while it stays unambiguous; booleans are
+`true`, `on`, `1` or `false`, `off`, `0` in any case; what may be repeated says so. This module knows how flags are
+spelled and read, and nothing of what they mean: `cli.serve_flags` has the table.
+
+Source: Triton, command_line_parser.cc; protocol.md 23.
+"""
+
+import difflib
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+class FlagError(Exception):
+    """The command line is wrong; the text says how, in Triton's words where Triton has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag: its name without dashes, how its value is read, and its help.
+
+    `read` turns the text of a value into the value and raises `FlagError`. A switch takes no value and is True when
+    given. `value_name` is what the help calls the value.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    help: str
+    value_name: str = "string"
+    is_switch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FlagGroup:
+    """Flags under one heading of the help."""
+
+    heading: str
+    flags: tuple[Flag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFlag:
+    """A flag as it was given: once in this place of the command line."""
+
+    flag: Flag
+    value: Any
+    text: str
+
+
+def parse_flags(arguments: Sequence[str], groups: Sequence[FlagGroup]) -> list[GivenFlag]:
+    """Read a command line, in its order.
+
+    Raises:
+        FlagError: an unknown or ambiguous name, a missing or impossible value, or an argument that is no flag.
+    """
+    known = {flag.name: flag for group in groups for flag in group.flags}
+    given: list[GivenFlag] = []
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not argument.startswith("--") or argument == "--":
+            raise FlagError(f"Unexpected argument: {argument}")
+        name, separator, text = argument[2:].partition("=")
+        flag = _find_flag(name, known)
+        if flag.is_switch:
+            if separator:
+                raise FlagError(f"option '--{flag.name}' doesn't allow an argument")
+            given.append(GivenFlag(flag, True, ""))
+            continue
+        if not separator:
+            if position == len(arguments):
+                raise FlagError(f"option '--{flag.name}' requires an argument")
+            text = arguments[position]
+            position += 1
+        try:
+            value = flag.read(text)
+        except FlagError as error:
+            raise FlagError(f'Bad option: "--{flag.name}".\n{error}') from None
+        given.append(GivenFlag(flag, value, text))
+    return given
+
+
+def format_help(usage: str, groups: Sequence[FlagGroup]) -> str:
+    """The text of `--help`."""
+    lines = [usage]
+    for group in groups:
+        lines += ["", f"{group.heading}:"]
+        for flag in group.flags:
+            lines.append(f"  --{flag.name}" if flag.is_switch else f"  --{flag.name} <{flag.value_name}>")
+            lines += textwrap.wrap(flag.help, width=96, initial_indent="        ", subsequent_indent="        ")
+    return "\n".join(lines) + "\n"
+
+
+def read_string(text: str) -> str:
+    return text
+
+
+def read_bool(text: str) -> bool:
+    """`true`, `on`, `1`, `false`, `off` or `0`, in any case."""
+    lowered = text.lower()
+    if lowered in ("true", "on", "1"):
+        return True
+    if lowered in ("false", "off", "0"):
+        return False
+    raise FlagError(f"invalid value for bool option: {text}")
+
+
+def read_int(text: str) -> int:
+    """A C int. Unlike Triton, `80x` is refused instead of read as 80."""
+    return _read_integer(text, INT32_MIN, INT32_MAX)
+
+
+def read_int64(text: str) -> int:
+    """A C int64_t."""
+    return _read_integer(text, INT64_MIN, INT64_MAX)
+
+
+def read_float(text: str) -> float:
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise FlagError(f"Invalid option value. Got {text}")
+    return float(match[0])
+
+
+def integer_from(minimum: int, maximum: int = INT64_MAX) -> Callable[[str], int]:
+    """A reader of integers within bounds."""
+
+    def read(text: str) -> int:
+        return _read_integer(text, minimum, maximum)
+
+    return read
+
+
+def read_verbose_level(text: str) -> int:
+    """`--log-verbose`: a level, or a boolean that means level 1 or 0."""
+    try:
+        return int(read_bool(text))
+    except FlagError:
+        return max(0, read_int(text))
+
+
+def one_of(name: str, *choices: str) -> Callable[[str], str]:
+    """A reader of one of these words, for the flag of this name."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise FlagError(f"invalid argument for --{name}\nExpected one of {', '.join(choices)}; got {text}")
+        return text
+
+    return read
+
+
+def setting_of(format_text: str) -> Callable[[str], tuple[str, str]]:
+    """A reader of `<setting>=<value>`; `format_text` is how its error begins."""
+
+    def read(text: str) -> tuple[str, str]:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise FlagError(f"{format_text}. Got {text}\n")
+        return name, value
+
+    return read
+
+
+def read_backend_setting(text: str) -> tuple[str, str, str]:
+    """`<backend name>,<setting>=<value>`, or `<setting>=<value>` for all backends (name empty)."""
+    name, separator, value = text.partition("=")
+    backend, comma, setting = name.partition(",")
+    if not separator or not (setting if comma else backend):
+        raise FlagError(f"--backend-config option format is '<backend name>,<setting>=<value>'. Got {text}\n")
+    if not comma:
+        return "", backend, value
+    if not backend:
+        raise FlagError(
+            "No backend specified. --backend-config option format is <backend name>,<setting>=<value> or "
+            f"<setting>=<value>. Got {text}\n"
+        )
+    return backend, setting, value
+
+
+def _find_flag(name: str, known: dict[str, Flag]) -> Flag:
+    flag = known.get(name)
+    if flag is not None:
+        return flag
+    candidates = [flag for known_name, flag in known.items() if name and known_name.startswith(name)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        names = " ".join(f"'--{flag.name}'" for flag in candidates)
+        raise FlagError(f"option '--{name}' is ambiguous; possibilities: {names}")
+    raise FlagError(f"unrecognized option '--{name}'{_suggestion(name, known)}")
+
+
+def _suggestion(name: str, known: dict[str, Flag]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '--{close[0]}'?" if close else ""
+
+
+def _read_integer(text: str, minimum: int, maximum: int) -> int:
+    match = _INTEGER.fullmatch(text.strip())
+    if match is None:
+        raise FlagError(f"Invalid option value. Got {text}\n")
+    value = int(match[0])
+    if not minimum <= value <= maximum:
+        raise FlagError(f"Provided option value is out of bound. Got {text}\nExpected {minimum} to {maximum}.")
+    return value

@@ -1,0 +1,114 @@
+"""Everything over gRPC that is not inference: health, metadata, configuration, statistics, the repository.
+
+Handlers raise `ServerError` for the door (`methods`) to answer. Loading and unloading wait, so each runs in a task of
+its own, which this object owns until `close`.
+
+Source: protocol.md 2 to 9, 22.4.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from merrow.core.errors import ServerError, UnavailableError
+from merrow.core.tensor import Buffer
+from merrow.engine.engine import Engine
+from merrow.frontends.grpc.status import finish_unexpected, finish_with_error
+from merrow.net.exchange import GrpcCall
+from merrow.wire import admin_proto
+from merrow.wire.infer_proto import parse_model_version
+
+_LOG = logging.getLogger("merrow.frontends.grpc")
+
+
+class GrpcAdmin:
+    """The handlers of all unary methods but ModelInfer.
+
+    Args:
+        server_metadata: the message that answers ServerMetadata; it never changes.
+    """
+
+    def __init__(self, engine: Engine, server_metadata: bytes) -> None:
+        self._engine = engine
+        self._server_metadata = server_metadata
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait until the loads and unloads that were asked for are answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def on_server_live(self, call: GrpcCall, message: Buffer) -> None:
+        admin_proto.decode_empty_request(message)
+        self._check_not_exiting()
+        call.reply((admin_proto.encode_server_live(self._engine.is_live()),))
+
+    def on_server_ready(self, call: GrpcCall, message: Buffer) -> None:
+        admin_proto.decode_empty_request(message)
+        self._check_not_exiting()
+        call.reply((admin_proto.encode_server_ready(self._engine.is_ready()),))
+
+    def on_health_check(self, call: GrpcCall, message: Buffer) -> None:
+        admin_proto.decode_health_request(message)
+        self._check_not_exiting()
+        call.reply((admin_proto.encode_health(self._engine.is_ready()),))
+
+    def on_model_ready(self, call: GrpcCall, message: Buffer) -> None:
+        name, version = admin_proto.decode_model_request(message)
+        is_ready = self._engine.is_model_ready(name, parse_model_version(version))
+        call.reply((admin_proto.encode_model_ready(is_ready),))
+
+    def on_server_metadata(self, call: GrpcCall, message: Buffer) -> None:
+        admin_proto.decode_empty_request(message)
+        call.reply((self._server_metadata,))
+
+    def on_model_metadata(self, call: GrpcCall, message: Buffer) -> None:
+        name, version_text = admin_proto.decode_model_request(message)
+        version = parse_model_version(version_text)
+        model = self._engine.find_model(name, version)
+        versions = [model.version] if version != -1 else self._engine.ready_versions(name)
+        call.reply((admin_proto.encode_model_metadata(versions, model.config),))
+
+    def on_model_config(self, call: GrpcCall, message: Buffer) -> None:
+        name, version = admin_proto.decode_model_request(message)
+        model = self._engine.find_model(name, parse_model_version(version))
+        call.reply((admin_proto.encode_model_config(model.config),))
+
+    def on_model_statistics(self, call: GrpcCall, message: Buffer) -> None:
+        name, version = admin_proto.decode_model_request(message)
+        statistics = self._engine.model_statistics(name, parse_model_version(version))
+        call.reply((admin_proto.encode_statistics(statistics),))
+
+    def on_repository_index(self, call: GrpcCall, message: Buffer) -> None:
+        index = self._engine.repository_index(admin_proto.decode_index_request(message))
+        call.reply((admin_proto.encode_repository_index(index),))
+
+    def on_load(self, call: GrpcCall, message: Buffer) -> None:
+        name, options = admin_proto.decode_load_request(message)
+        self._reply_when_done(call, self._engine.load_model(name, options.config, options.files or None))
+
+    def on_unload(self, call: GrpcCall, message: Buffer) -> None:
+        name, unload_dependents = admin_proto.decode_unload_request(message)
+        self._reply_when_done(call, self._engine.unload_model(name, unload_dependents))
+
+    def _check_not_exiting(self) -> None:
+        if self._engine.is_exiting:
+            raise UnavailableError("Server exiting")
+
+    def _reply_when_done(self, call: GrpcCall, operation: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(_reply_when_done(call, operation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _reply_when_done(call: GrpcCall, operation: Coroutine[Any, Any, None]) -> None:
+    try:
+        await operation
+    except ServerError as error:
+        finish_with_error(call, error)
+    except Exception:
+        _LOG.exception("unexpected error in %r", call.path)
+        finish_unexpected(call)
+    else:
+        call.reply((admin_proto.EMPTY_MESSAGE,))

@@ -1,0 +1,249 @@
+"""Inference over REST: from an exchange to the engine, and from its response to the answer.
+
+The hot path is straight code: look up the model, decode, submit; the request's sink encodes and answers. Only a
+compressed request that is large when inflated, and an answer that is large before it is compressed, leave the loop's
+thread for it.
+
+Errors before the request's JSON is read, and those of the model, are text/plain; errors of the request's content are
+application/json. Clients do not care; that is how Triton does it.
+
+Source: protocol.md 15.1, 15.4, 18.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from merrow.core.errors import InvalidArgumentError, ServerError, UnsupportedError
+from merrow.core.response import Response
+from merrow.core.tensor import Buffer
+from merrow.engine.engine import Engine
+from merrow.engine.model import Model
+from merrow.frontends.http.routes import Endpoint, Handlers, Route
+from merrow.frontends.http.status import JSON_HEADERS, TEXT_HEADERS, respond_error, respond_unexpected
+from merrow.frontends.http.tasks import AnswerTasks
+from merrow.net.exchange import Exchange, Header
+from merrow.wire.admin_json import encode_error
+from merrow.wire.compression import (
+    ContentCoding,
+    choose_content_coding,
+    compress,
+    decode_content_coding,
+    decompress,
+    oversize_error,
+)
+from merrow.wire.infer_json import InferJsonCodec, OutputForms
+
+_LOG = logging.getLogger("merrow.frontends.http")
+
+# What is inflated or deflated on the loop's thread; more goes to another thread.
+MAX_INLINE_CODING_BYTE_SIZE = 64 * 1024
+MAX_KEPT_HEADERS = 4096
+
+UNSUPPORTED_CODING_HEADERS: tuple[Header, ...] = ((b"Accept-Encoding", b"gzip, deflate"), *TEXT_HEADERS)
+_NO_DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
+
+_INTEGER_PREFIX = re.compile(rb"\s*[+-]?[0-9]+")
+
+
+class HttpInference:
+    """Handles the infer endpoint.
+
+    Args:
+        tasks: owns what is inflated and deflated on a thread.
+        max_input_byte_size: bytes of a request's JSON, of a tensor in it, or of a body once inflated.
+    """
+
+    def __init__(self, engine: Engine, tasks: AnswerTasks, max_input_byte_size: int) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._max_input_byte_size = max_input_byte_size
+        self._headers_of_binary: dict[int, tuple[Header, ...]] = {}
+        # One for each model version that was asked for; those out of service are dropped when one comes in.
+        self._codecs: dict[Model, InferJsonCodec] = {}
+
+    def handlers(self) -> Handlers:
+        """The handler of the endpoint."""
+        return {Endpoint.MODEL_INFER: self.on_infer}
+
+    def on_infer(self, exchange: Exchange, route: Route) -> None:
+        header_length_text = content_encoding = accept_encoding = None
+        for name, value in exchange.headers:
+            length = len(name)
+            if length == 31:
+                if header_length_text is None and name.lower() == b"inference-header-content-length":
+                    header_length_text = value
+            elif length == 15:
+                if accept_encoding is None and name.lower() == b"accept-encoding":
+                    accept_encoding = value
+            elif length == 16 and content_encoding is None and name.lower() == b"content-encoding":
+                content_encoding = value
+        if content_encoding is None:
+            self._infer(exchange, route, exchange.body, header_length_text, accept_encoding)
+        else:
+            self._inflate(exchange, route, content_encoding, header_length_text, accept_encoding)
+
+    def _infer(
+        self,
+        exchange: Exchange,
+        route: Route,
+        body: Buffer,
+        header_length_text: bytes | None,
+        accept_encoding: bytes | None,
+    ) -> None:
+        """Decode and submit. Raises the errors that are text/plain, and answers the others."""
+        model = self._engine.find_model(route.model_name, route.model_version)
+        codec = self._codecs.get(model) or self._add_codec(model)
+        header_length = None if header_length_text is None else parse_header_length(header_length_text, len(body))
+        sink = _InferSink(exchange, self, codec, accept_encoding)
+        try:
+            request, sink.forms = codec.decode(body, header_length, sink)
+            # Set before submitting, which may answer at once; the sink clears it, and with it the reference cycle.
+            exchange.on_disconnect = partial(self._engine.cancel, request)
+            self._engine.submit(model, request)
+        except ServerError as error:
+            exchange.on_disconnect = None
+            respond_error(exchange, error, JSON_HEADERS)
+
+    def _add_codec(self, model: Model) -> InferJsonCodec:
+        if model.is_decoupled:
+            raise UnsupportedError(_NO_DECOUPLED)
+        self._codecs = {known: codec for known, codec in self._codecs.items() if self._is_in_service(known)}
+        codec = InferJsonCodec(model.name, model.version, model.has_batch_dim, model.labels, self._max_input_byte_size)
+        self._codecs[model] = codec
+        return codec
+
+    def _is_in_service(self, model: Model) -> bool:
+        try:
+            return self._engine.find_model(model.name, model.version) is model
+        except ServerError:
+            return False
+
+    def _inflate(
+        self,
+        exchange: Exchange,
+        route: Route,
+        content_encoding: bytes,
+        header_length_text: bytes | None,
+        accept_encoding: bytes | None,
+    ) -> None:
+        """Decode and submit a request whose body may be compressed."""
+        if self._engine.find_model(route.model_name, route.model_version).is_decoupled:
+            raise UnsupportedError(_NO_DECOUPLED)
+        try:
+            coding = decode_content_coding(content_encoding)
+        except UnsupportedError as error:
+            exchange.respond(501, UNSUPPORTED_CODING_HEADERS, (encode_error(error.message),))
+            return
+        body = exchange.body
+        if coding is None:
+            self._infer(exchange, route, body, header_length_text, accept_encoding)
+            return
+        inflated = decompress(body, min(self._max_input_byte_size, MAX_INLINE_CODING_BYTE_SIZE))
+        if inflated is not None:
+            self._infer(exchange, route, inflated, header_length_text, accept_encoding)
+        else:
+            operation = self._inflate_on_thread(exchange, route, header_length_text, accept_encoding)
+            self._tasks.start(exchange, operation, TEXT_HEADERS)
+
+    async def _inflate_on_thread(
+        self, exchange: Exchange, route: Route, header_length_text: bytes | None, accept_encoding: bytes | None
+    ) -> None:
+        limit = self._max_input_byte_size
+        inflated = await asyncio.to_thread(decompress, exchange.body, limit)
+        if inflated is None:
+            raise oversize_error(limit)
+        self._infer(exchange, route, inflated, header_length_text, accept_encoding)
+
+    def respond(
+        self,
+        exchange: Exchange,
+        header_length: int | None,
+        parts: Sequence[Buffer],
+        accept_encoding: bytes | None,
+    ) -> None:
+        """Answer with an encoded response; `header_length` is that of its JSON when binary tensors follow."""
+        headers = JSON_HEADERS if header_length is None else self._binary_headers(header_length)
+        coding = None if accept_encoding is None else choose_content_coding(accept_encoding)
+        if coding is None:
+            exchange.respond(200, headers, parts)
+            return
+        # A list, which `net` does not remember: there is a new one for each answer.
+        coded_headers = [*headers, (b"Content-Encoding", coding.value)]
+        if sum(len(part) for part in parts) <= MAX_INLINE_CODING_BYTE_SIZE:
+            exchange.respond(200, coded_headers, (compress(parts, coding),))
+        else:
+            self._tasks.start(exchange, _deflate_on_thread(exchange, coded_headers, parts, coding), TEXT_HEADERS)
+
+    def _binary_headers(self, header_length: int) -> tuple[Header, ...]:
+        """The headers of an answer with binary tensors, kept so that equal ones are the same object."""
+        headers = self._headers_of_binary.get(header_length)
+        if headers is None:
+            if len(self._headers_of_binary) >= MAX_KEPT_HEADERS:
+                self._headers_of_binary.clear()
+            headers = self._headers_of_binary[header_length] = (
+                (b"Content-Type", b"application/octet-stream"),
+                (b"Inference-Header-Content-Length", b"%d" % header_length),
+            )
+        return headers
+
+
+class _InferSink:
+    """Where the response of one request goes: its exchange."""
+
+    __slots__ = ("accept_encoding", "codec", "exchange", "forms", "inference")
+
+    forms: OutputForms
+
+    def __init__(
+        self, exchange: Exchange, inference: HttpInference, codec: InferJsonCodec, accept_encoding: bytes | None
+    ) -> None:
+        self.exchange = exchange
+        self.inference = inference
+        self.codec = codec
+        self.accept_encoding = accept_encoding
+
+    def on_response(self, response: Response) -> None:
+        exchange = self.exchange
+        exchange.on_disconnect = None
+        try:
+            if response.error is not None:
+                respond_error(exchange, response.error, TEXT_HEADERS)
+                return
+            header_length, parts = self.codec.encode(response, self.forms)
+            self.inference.respond(exchange, header_length, parts, self.accept_encoding)
+        except ServerError as error:
+            respond_error(exchange, error, TEXT_HEADERS)
+        except Exception:
+            _LOG.exception("unexpected error in a response of model '%s'", response.model_name)
+            respond_unexpected(exchange)
+
+
+async def _deflate_on_thread(
+    exchange: Exchange, headers: Sequence[Header], parts: Sequence[Buffer], coding: ContentCoding
+) -> None:
+    body = await asyncio.to_thread(compress, parts, coding)
+    exchange.respond(200, headers, (body,))
+
+
+def parse_header_length(value: bytes, content_byte_size: int) -> int:
+    """`Inference-Header-Content-Length`, as C's `stoi` reads it: what follows the digits is ignored.
+
+    Raises:
+        InvalidArgumentError: it is no number, or not a length within the content.
+    """
+    match = _INTEGER_PREFIX.match(value)
+    text = value.decode("utf-8", "replace")
+    if match is None:
+        raise InvalidArgumentError(f"Unable to parse Inference-Header-Content-Length, got: {text}")
+    length = int(match[0])
+    if not -(2**31) <= length < 2**31:
+        raise InvalidArgumentError(
+            "Unable to parse Inference-Header-Content-Length, value is out of range [ -2147483648, 2147483647 ], "
+            f"got: {text}"
+        )
+    if not 0 <= length <= content_byte_size:
+        raise InvalidArgumentError(f"inference header size should be in range (0, {content_byte_size}), got: {text}")
+    return length

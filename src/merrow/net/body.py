@@ -1,0 +1,68 @@
+"""Memory that a body or a message of known size is received into.
+
+A large body is received straight into the buffer that its tensors will view. The buffer is not allocated before a
+part of the body has arrived, so that a client cannot reserve much memory by only announcing a body.
+"""
+
+from merrow.core.tensor import Buffer
+
+# The buffer is allocated when this fraction of the body is there.
+_ALLOCATION_FACTOR = 64
+
+
+class BodyBuffer:
+    """Collects a body of `byte_size` bytes; `is_complete` once all are there."""
+
+    __slots__ = ("_buffer", "_pieces", "_view", "byte_size", "received_byte_size")
+
+    def __init__(self, byte_size: int) -> None:
+        self.byte_size = byte_size
+        self.received_byte_size = 0
+        self._pieces: list[Buffer] = []
+        self._buffer: bytearray | None = None
+        self._view: memoryview | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.received_byte_size == self.byte_size
+
+    @property
+    def remaining_byte_size(self) -> int:
+        return self.byte_size - self.received_byte_size
+
+    def add(self, piece: Buffer) -> None:
+        """Append a piece, which must not be longer than what remains. It may be kept."""
+        start = self.received_byte_size
+        self.received_byte_size = start + len(piece)
+        assert self.received_byte_size <= self.byte_size
+        if self._view is not None:
+            self._view[start : self.received_byte_size] = piece
+        else:
+            self._pieces.append(piece)
+            if self.received_byte_size * _ALLOCATION_FACTOR >= self.byte_size and not self.is_complete:
+                self._allocate()
+
+    def _allocate(self) -> None:
+        self._buffer = bytearray(self.byte_size)
+        self._view = memoryview(self._buffer)
+        position = 0
+        for piece in self._pieces:
+            self._view[position : position + len(piece)] = piece
+            position += len(piece)
+        self._pieces.clear()
+
+    def remaining_view(self) -> memoryview | None:
+        """Where the rest belongs, for the socket to write to; None as long as too little has arrived for that."""
+        return None if self._view is None else self._view[self.received_byte_size :]
+
+    def advance(self, byte_size: int) -> None:
+        """So many bytes have been written to `remaining_view`."""
+        self.received_byte_size += byte_size
+
+    def take(self) -> Buffer:
+        """The complete body."""
+        assert self.is_complete
+        if self._buffer is not None:
+            self._view = None
+            return self._buffer
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

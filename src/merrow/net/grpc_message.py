@@ -1,0 +1,141 @@
+"""gRPC messages in the body of a request: five bytes of prefix (compressed or not, length), then the message.
+
+Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md), "Length-Prefixed-Message"; texts of faults are gRPC core's, as Triton
+sends them.
+"""
+
+import struct
+import zlib
+from typing import Final
+
+from merrow.core.tensor import Buffer
+from merrow.net.body import BodyBuffer
+
+INTERNAL: Final = 13
+RESOURCE_EXHAUSTED: Final = 8
+
+PREFIX_BYTE_SIZE: Final = 5
+_PREFIX = struct.Struct(">BI")
+unpack_prefix = _PREFIX.unpack_from
+pack_prefix = _PREFIX.pack
+
+# zlib's window sizes, which also say what is around the compressed data.
+_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+# Decompressed at a time: what one step may make of a small input.
+_STEP_BYTE_SIZE = 1024 * 1024
+
+
+class MessageFault(Exception):
+    """A message that ends its call with this gRPC status."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class MessageReader:
+    """Cuts messages out of a body that arrives in pieces.
+
+    `encoding` is the request's `grpc-encoding`, None without one. Every message, compressed or not, may have up to
+    `max_byte_size` bytes.
+    """
+
+    __slots__ = ("_body", "_encoding", "_is_compressed", "_max_byte_size", "_prefix")
+
+    def __init__(self, encoding: str | None, max_byte_size: int) -> None:
+        self._encoding = encoding
+        self._max_byte_size = max_byte_size
+        self._prefix = b""
+        self._is_compressed = False
+        self._body: BodyBuffer | None = None
+
+    @property
+    def is_in_message(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return self._body is not None or bool(self._prefix)
+
+    @property
+    def body(self) -> BodyBuffer | None:
+        """The message that is coming in, once its prefix is there."""
+        return self._body
+
+    def feed(self, data: bytes) -> list[Buffer]:
+        """The messages that these bytes complete, decompressed.
+
+        Raises:
+            MessageFault: a message is too large, or cannot be decompressed.
+        """
+        end = len(data)
+        if self._body is None and not self._prefix and end >= PREFIX_BYTE_SIZE:
+            flags, byte_size = unpack_prefix(data)
+            if not flags and byte_size == end - PREFIX_BYTE_SIZE:
+                # The usual case: exactly one message.
+                return [data[PREFIX_BYTE_SIZE:]]
+        messages: list[Buffer] = []
+        position = 0
+        while position < end:
+            if self._body is None:
+                prefix = self._prefix + data[position : position + PREFIX_BYTE_SIZE - len(self._prefix)]
+                position += len(prefix) - len(self._prefix)
+                self._prefix = prefix
+                if len(prefix) < PREFIX_BYTE_SIZE:
+                    break
+                self._begin(*unpack_prefix(prefix))
+            assert self._body is not None
+            piece_end = min(position + self._body.remaining_byte_size, end)
+            if piece_end > position:
+                self._body.add(data[position:piece_end] if position or piece_end < end else data)
+                position = piece_end
+            if self._body.is_complete:
+                messages.append(self.take())
+        return messages
+
+    def take(self) -> Buffer:
+        """The message that `body` is complete for, decompressed.
+
+        Raises:
+            MessageFault: it cannot be decompressed.
+        """
+        assert self._body is not None
+        message = self._body.take() if self._body.byte_size else b""
+        self._body = None
+        return self.decompress(message) if self._is_compressed else message
+
+    def _begin(self, flags: int, byte_size: int) -> None:
+        if byte_size > self._max_byte_size:
+            raise MessageFault(
+                RESOURCE_EXHAUSTED, f"Received message larger than max ({byte_size} vs. {self._max_byte_size})"
+            )
+        self._is_compressed = bool(flags & 1)
+        self._prefix = b""
+        self._body = BodyBuffer(byte_size)
+
+    def decompress(self, message: Buffer) -> bytes:
+        """A message whose prefix said that it is compressed."""
+        if self._encoding not in _WINDOW_BITS:
+            raise MessageFault(INTERNAL, "Received a compressed message without a grpc-encoding")
+        decompressor = zlib.decompressobj(_WINDOW_BITS[self._encoding])
+        pieces: list[bytes] = []
+        byte_size = 0
+        rest = message
+        try:
+            while not decompressor.eof and byte_size <= self._max_byte_size:
+                piece = decompressor.decompress(rest, _STEP_BYTE_SIZE)
+                rest = decompressor.unconsumed_tail
+                if not piece and not rest:
+                    break
+                pieces.append(piece)
+                byte_size += len(piece)
+        except zlib.error:
+            raise self._decompression_fault() from None
+        if byte_size > self._max_byte_size:
+            raise MessageFault(
+                RESOURCE_EXHAUSTED, f"Received message larger than max ({byte_size} vs. {self._max_byte_size})"
+            )
+        if not decompressor.eof or decompressor.unused_data:
+            raise self._decompression_fault()
+        return b"".join(pieces)
+
+    def _decompression_fault(self) -> MessageFault:
+        return MessageFault(INTERNAL, f"Unexpected error decompressing data for algorithm {self._encoding}")

@@ -1,0 +1,386 @@
+"""The process of one model instance: takes batches from the data socket, executes them, answers.
+
+Everything happens on the main thread, which is what models expect; a thread of the model's own may at most log. Reading
+takes whatever has gathered; the batches in it are executed one after another, and answered together when none is left,
+or when the first answer has waited `FLUSH_AFTER_NS`.
+
+Inputs too large for a message are views of the server's arena. When a batch is done, the views should be gone; a block
+that the model still sees is reported (KEEP), and reported again when it is gone (FREE), so that what a model keeps
+never changes under it. An output that lies in such an input is answered by reference, unless the model kept the input:
+then it could still change, and is copied.
+"""
+
+import importlib
+import json
+import logging
+import os
+import select
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from merrow.backends.base import Backend, Execution, Instance, InstanceDescription, ModelContext
+from merrow.core.errors import InternalError, ServerError
+from merrow.core.plain_values import decode_plain, encode_plain
+from merrow.core.request import Request
+from merrow.core.response import Response
+from merrow.core.tensor import Buffer
+from merrow.places.guard import execute_guarded
+from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Loans, PeerArena
+from merrow.places.process.channel import (
+    BATCH,
+    CANCELLATION_SLOTS,
+    CLOSE,
+    COMPLETED,
+    DROP,
+    FAILED,
+    FREE,
+    KEEP,
+    LOG,
+    READY,
+    RECEIVE_BYTE_SIZE,
+    RECEIVER_ARENA,
+    SEGMENT,
+    SEGMENT_BYTE_SIZE,
+    SENDER_ARENA,
+    SETUP,
+    STARTED,
+    AnswerCodec,
+    BatchCodec,
+    ProtocolError,
+    Reference,
+    decode_blocks,
+    encode_blocks,
+    encode_failure,
+    encode_log,
+    frame,
+    relocate,
+    split_frames,
+)
+from merrow.places.process.control import ControlSocket
+from merrow.places.process.system import map_shared_memory
+
+_LOG = logging.getLogger("merrow.python")
+
+FLUSH_AFTER_NS = 150_000
+
+
+def preload(backend_factory: str) -> None:
+    """Import what most children will need; runs once, in the fork server."""
+    try:
+        _resolve(backend_factory)("python")
+    except ServerError:
+        # A factory without Python models; it will say so when it is asked for something that it should have.
+        pass
+
+
+def run_child(data: socket.socket, control: socket.socket, backend_factory: str) -> None:
+    """Be the process that the first message of the control socket describes; returns when it is to end."""
+    _renew_process_state()
+    connection = ControlSocket(control, frozenset((SETUP, SEGMENT)))
+    (setup,) = _read_control(connection)
+    connection.send(STARTED)
+    content = json.loads(setup.body.rstrip(b"\0"))
+    context = decode_plain(ModelContext, content["context"])
+    _send_logs_to(connection, content["log_level"])
+    cancellations = memoryview(map_shared_memory(setup.descriptor, CANCELLATION_SLOTS * 8)).cast("Q")
+    try:
+        backend = _resolve(backend_factory)(content["backend"])
+        if content["instance"] is None:
+            config = backend.auto_complete(context)
+            connection.send(COMPLETED, body=json.dumps(encode_plain(config)).encode())
+            return
+        description = decode_plain(InstanceDescription, content["instance"])
+        instance = backend.create_instance(context, description)
+    except ServerError as error:
+        connection.send(FAILED, body=encode_failure(error))
+        return
+    except Exception as error:
+        _LOG.exception("loading model '%s' failed", context.name)
+        connection.send(FAILED, body=encode_failure(InternalError(f"{type(error).__name__}: {error}")))
+        return
+    server = ChildServer(
+        data, connection, context, description.name, instance, content["arena_initial_byte_size"], cancellations
+    )
+    connection.send(READY)
+    try:
+        server.serve()
+    except (BrokenPipeError, ConnectionResetError):
+        # The server is gone, or has given this process up.
+        pass
+    try:
+        instance.close()
+    except Exception:
+        _LOG.exception("closing instance '%s' failed", description.name)
+
+
+class ChildRequest(Request):
+    """A request in the child; whether it was cancelled is read from shared memory whenever someone asks."""
+
+    __slots__ = ("cancellations", "number")
+    cancellations: memoryview
+    number: int
+
+    @property
+    def is_cancelled(self) -> bool:
+        return bool(self.cancellations[self.number % CANCELLATION_SLOTS] == self.number)
+
+    @is_cancelled.setter
+    def is_cancelled(self, value: bool) -> None:
+        """The base class initialises it."""
+
+
+class ChildServer:
+    """See the module."""
+
+    def __init__(
+        self,
+        data: socket.socket,
+        control: ControlSocket,
+        context: ModelContext,
+        instance_name: str,
+        instance: Instance,
+        arena_initial_byte_size: int,
+        cancellations: memoryview,
+    ) -> None:
+        self._data = data
+        self._control = control
+        self._instance_name = instance_name
+        self._instance = instance
+        self._cancellations = cancellations
+        self._batches = BatchCodec(context.name, context.version)
+        self._answers = AnswerCodec(context.name, context.version)
+        self._buffer = memoryview(bytearray(RECEIVE_BYTE_SIZE))
+        self._out: list[bytes] = []
+        self._out_since_ns = 0
+        self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
+        self._peer = PeerArena()
+        self._loans = Loans()
+        # Of the batch being executed: address, size, segment and offset of its blocks.
+        self._lent: list[tuple[int, int, int, int]] = []
+        # Blocks of this side's arena that its answer takes.
+        self._stored: list[BlockKey] = []
+        # Blocks of earlier batches that the model still sees.
+        self._kept: set[BlockKey] = set()
+
+    def serve(self) -> None:
+        """Until the server says CLOSE or is gone."""
+        rest = b""
+        while True:
+            chunk = self._receive()
+            if not chunk:
+                return
+            if rest:
+                chunk = rest + chunk
+            # What models see of small tensors: they may write to it and keep it, so it is never used again.
+            data = memoryview(bytearray(chunk))
+            frames, position = split_frames(chunk)
+            rest = chunk[position:]
+            for kind, count, number, start, end in frames:
+                if kind == BATCH:
+                    self._execute(chunk, data, start, end, count, number)
+                elif kind == FREE:
+                    now_ns = time.monotonic_ns()
+                    for key in decode_blocks(chunk, start, end, count):
+                        self._arena.free(key, now_ns)
+                elif kind == DROP:
+                    self._peer.drop(number)
+                elif kind == CLOSE:
+                    self._flush()
+                    return
+                else:
+                    raise ProtocolError(f"a message of kind {kind}")
+            if self._loans.returned:
+                self._release_returned()
+            if self._out:
+                self._flush()
+
+    def _receive(self) -> bytes:
+        if self._arena.has_surplus:
+            while not select.select([self._data], [], [], TRIM_AFTER_NS / 1e9)[0]:
+                self._arena.trim(time.monotonic_ns())
+                if self._out:
+                    self._flush()
+                if not self._arena.has_surplus:
+                    break
+        size = self._data.recv_into(self._buffer)
+        return bytes(self._buffer[:size])
+
+    def _flush(self) -> None:
+        out = self._out
+        self._data.sendall(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
+
+    def _execute(self, chunk: bytes, data: memoryview, start: int, end: int, count: int, number: int) -> None:
+        requests = self._batches.decode(chunk, data, start, end, count, _NO_SINK, self._open_block, ChildRequest)
+        request_number = number
+        for request in requests:
+            assert isinstance(request, ChildRequest)
+            request.cancellations = self._cancellations
+            request.number = request_number
+            request_number += 1
+        execution = execute_guarded(self._instance, self._instance_name, requests)
+        end_ns = execution.end_ns
+        self._stored.clear()
+        try:
+            message, references = self._answers.encode(number, execution, self._place)
+        except Exception as error:
+            # What the model answered cannot be said in a message: a name of 100,000 letters, no memory for a tensor.
+            _LOG.exception("the answer of instance '%s' cannot be sent", self._instance_name)
+            for key in self._stored:
+                self._arena.free(key, end_ns)
+            failure = InternalError(f"{type(error).__name__}: {error}")
+            execution = Execution([failure] * count, execution.start_ns, end_ns, end_ns, end_ns)
+            message, references = self._answers.encode(number, execution, self._place)
+        out = self._out
+        if self._lent:
+            # Nothing here may see the blocks any more, so that whoever still does is the model.
+            del request, execution
+            requests.clear()
+            message = self._settle_loans(number, message, references)
+        if not out:
+            self._out_since_ns = end_ns
+        out.append(message)
+        if end_ns - self._out_since_ns > FLUSH_AFTER_NS:
+            self._flush()
+
+    def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
+        if location != SENDER_ARENA:
+            raise ProtocolError(f"an input in location {location}")
+        while segment not in self._peer:
+            for message in _read_control(self._control):
+                if message.kind != SEGMENT:
+                    raise ProtocolError(f"a control message of kind {message.kind}")
+                (segment_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
+                self._peer.add(message.number, map_shared_memory(message.descriptor, segment_size), segment_size)
+        mapping = self._peer.check(segment, offset, byte_size)
+        array = self._loans.lend(mapping, segment, offset, byte_size)
+        self._lent.append((_address_of(array), byte_size, segment, offset))
+        return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+
+    def _place(self, data: Buffer) -> tuple[int, int, int]:
+        """Where the data of a large output is: in a block of this batch's inputs, or else copied to the arena."""
+        array = np.frombuffer(data, np.uint8)
+        if self._lent:
+            address, size = _address_of(array), len(array)
+            for block_address, block_size, segment, offset in self._lent:
+                if block_address <= address and address + size <= block_address + block_size:
+                    return RECEIVER_ARENA, segment, offset + address - block_address
+        segment, offset = self._store(array)
+        return SENDER_ARENA, segment, offset
+
+    def _store(self, array: "np.ndarray[Any, np.dtype[np.uint8]]") -> tuple[int, int]:
+        mapping, segment, offset = self._arena.allocate(len(array))
+        self._stored.append((segment, offset))
+        np.copyto(np.frombuffer(mapping, np.uint8, len(array), offset), array)
+        return segment, offset
+
+    def _settle_loans(self, number: int, message: bytes, references: Sequence[Reference]) -> bytes:
+        """Tell which blocks of the batch the model keeps, and make copies of what was to be referenced there."""
+        self._release_returned()
+        lent, self._lent = self._lent, []
+        kept = [(segment, offset) for _, _, segment, offset in lent if self._loans.is_out((segment, offset))]
+        if not kept:
+            return message
+        self._kept.update(kept)
+        answer = bytearray(message)
+        for reference in references:
+            for _, block_size, segment, offset in lent:
+                is_inside = segment == reference.segment and offset <= reference.offset < offset + block_size
+                if is_inside and (segment, offset) in self._kept:
+                    mapping = self._peer.check(segment, reference.offset, reference.byte_size)
+                    array = np.frombuffer(mapping, np.uint8, reference.byte_size, reference.offset)
+                    relocate(answer, reference, SENDER_ARENA, *self._store(array))
+        return encode_blocks(KEEP, number, kept) + bytes(answer)
+
+    def _release_returned(self) -> None:
+        """Tell of blocks kept by the model and now gone; others were given back with their batch's answer."""
+        returned = self._loans.returned
+        released: list[BlockKey] = []
+        while returned:
+            key = returned.popleft()
+            if key in self._kept:
+                self._kept.discard(key)
+                released.append(key)
+        if released:
+            self._out.append(encode_blocks(FREE, 0, released))
+
+    def _announce(self, segment: int, descriptor: int, byte_size: int) -> None:
+        self._control.send(SEGMENT, segment, SEGMENT_BYTE_SIZE.pack(byte_size), descriptor)
+
+    def _retire(self, segment: int) -> None:
+        self._out.append(frame(DROP, segment))
+
+
+class ControlLogHandler(logging.Handler):
+    """Sends what is logged in the child to the server's log."""
+
+    def __init__(self, control: ControlSocket) -> None:
+        super().__init__()
+        self._control = control
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{''.join(traceback.format_exception(*record.exc_info))}"
+        try:
+            body = encode_log(record.levelno, record.lineno, os.getpid(), record.name, record.pathname, text)
+            self._control.send(LOG, body=body)
+        except OSError:
+            # The server is gone.
+            pass
+
+
+class _NoSink:
+    """Requests in a child are answered by what `execute` returns."""
+
+    def on_response(self, response: Response) -> None:
+        raise AssertionError("a request in a model's process has no sink")
+
+
+_NO_SINK = _NoSink()
+
+
+def _resolve(backend_factory: str) -> Callable[[str], Backend]:
+    """The function that `module:function` names."""
+    module, _, function = backend_factory.partition(":")
+    factory: Callable[[str], Backend] = getattr(importlib.import_module(module), function)
+    return factory
+
+
+def _renew_process_state() -> None:
+    """What must not be the same in two children of one parent, or is not fit for a model's process."""
+    if "numpy.random" in sys.modules:
+        np.random.seed()
+    for stream in (sys.stdout, sys.stderr):
+        # A model's print must reach the log when it happens, not when 8 KiB have gathered.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+def _send_logs_to(control: ControlSocket, level: int) -> None:
+    logger = logging.getLogger("merrow")
+    logger.setLevel(level)
+    logger.addHandler(ControlLogHandler(control))
+    logger.propagate = False
+
+
+def _read_control(control: ControlSocket) -> "list[Any]":
+    """The next messages; the process ends if there are none to come."""
+    while True:
+        messages = control.receive()
+        if messages is None:
+            raise SystemExit(0)
+        if messages:
+            return list(messages)
+
+
+def _address_of(array: "np.ndarray[Any, np.dtype[np.uint8]]") -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

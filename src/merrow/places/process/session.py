@@ -1,0 +1,470 @@
+"""One child's life, as the loop sees it: batches out, answers in, and the memory of both.
+
+Everything here happens on the loop's thread, except that blocks of memory may be let go on any thread and that large
+tensors are copied on a thread of `copy_pool`. A batch is in flight from `submit` until its answer was read, or the
+session is lost (its child died, or said something that makes no sense); then `on_lost` gets every batch in flight,
+once, and nothing is reported any more.
+
+A batch is sent at once when the child has nothing to do, else once per pass of the loop with all others.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from merrow.backends.base import Execution
+from merrow.core.errors import InternalError
+from merrow.core.request import Request
+from merrow.core.tensor import Buffer
+from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Bytes, Loans, PeerArena
+from merrow.places.process.channel import (
+    ANSWER,
+    CANCELLATION_SLOTS,
+    CLOSE,
+    DROP,
+    FREE,
+    KEEP,
+    LOG,
+    SEGMENT,
+    SEGMENT_BYTE_SIZE,
+    SENDER_ARENA,
+    AnswerCodec,
+    BatchCodec,
+    ProtocolError,
+    decode_blocks,
+    decode_log,
+    encode_blocks,
+    frame,
+    split_frames,
+)
+from merrow.places.process.control import ControlMessage, ControlSocket
+from merrow.places.process.fork_client import ChildProcess
+from merrow.places.process.system import SharedMemoryError, map_shared_memory
+
+_LOG = logging.getLogger("merrow.places")
+
+# Copying this much takes longer than the loop should stand still.
+COPY_ON_THREAD_BYTE_SIZE = 1 << 20
+
+_COLLECT_AFTER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedChild:
+    """A child that is ready, and this side of what joins it to the server."""
+
+    process: ChildProcess
+    data: socket.socket
+    control: ControlSocket
+    cancellations: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnvironment:
+    """What every session of a place shares."""
+
+    loop: asyncio.AbstractEventLoop
+    copy_pool: Executor
+    # Where reading puts what came; used within one callback only, so one is enough for all.
+    receive_buffer: memoryview
+    arena_initial_byte_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of this side's arena that was lent with a batch."""
+
+    segment: int
+    offset: int
+    array: Bytes
+
+
+OnAnswer = Callable[[Sequence[Request], Execution], None]
+OnLost = Callable[[list[Sequence[Request]]], None]
+
+
+class Session:
+    """See the module."""
+
+    def __init__(
+        self,
+        child: LaunchedChild,
+        model_name: str,
+        model_version: int,
+        environment: SessionEnvironment,
+        on_answer: OnAnswer,
+        on_lost: OnLost,
+    ) -> None:
+        self.child = child
+        self._socket = child.data
+        self._control = child.control
+        self._loop = environment.loop
+        self._copy_pool = environment.copy_pool
+        self._buffer = environment.receive_buffer
+        self._on_answer = on_answer
+        self._on_lost = on_lost
+        self._batches = BatchCodec(model_name, model_version)
+        self._answers = AnswerCodec(model_name, model_version)
+        # By the number of their first request.
+        self._in_flight: dict[int, tuple[Sequence[Request], Sequence[_Block]]] = {}
+        self._next_number = 1
+        self._out: list[bytes] = []
+        self._unsent: memoryview | None = None
+        self._rest = b""
+        self._is_reading = False
+        self._is_flush_scheduled = False
+        self._is_lost = False
+        self._is_ending = False
+        self._drained: asyncio.Event | None = None
+        self._arena = Arena(environment.arena_initial_byte_size, self._announce, self._retire)
+        self._loans = Loans(self._collect_later)
+        self._peer = PeerArena()
+        self._peer_loans = Loans(self._collect_later)
+        self._is_collecting = False
+        # Blocks that the model still sees although their batch was answered.
+        self._kept: dict[BlockKey, Bytes] = {}
+        # Of the batch being encoded, or of the answer being decoded.
+        self._blocks: Sequence[_Block] = ()
+        self._copies: list[tuple[Bytes, Buffer]] = []
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._socket.setblocking(False)
+        self._control.connection.setblocking(False)
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+        self._loop.add_reader(self._control.connection.fileno(), self._on_control_readable)
+        self.child.process.exited.add_done_callback(lambda _: self._call_on_loop(self._on_exit))
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand over a batch. The session must not be lost."""
+        if self._loans.returned:
+            self._reclaim()
+        number = self._next_number
+        blocks: list[_Block] = []
+        self._blocks = blocks
+        try:
+            message = self._batches.encode(number, requests, self._place)
+        except (OSError, struct.error, UnicodeError) as error:
+            # No memory, or a number that fits no message. Not the child's fault.
+            self._copies.clear()
+            _LOG.error("a batch for process %s could not be encoded: %r", self.child.process.process_id, error)
+            self._in_flight[number] = (requests, ())
+            self._next_number = number + len(requests)
+            self._loop.call_soon(self._fail_batch, number, InternalError(f"{type(error).__name__}: {error}"))
+            return
+        self._next_number = number + len(requests)
+        was_idle = not self._in_flight
+        self._in_flight[number] = (requests, blocks)
+        if self._copies:
+            copies, self._copies = self._copies, []
+            if sum([len(array) for array, _ in copies]) >= COPY_ON_THREAD_BYTE_SIZE:
+                future = self._copy_pool.submit(_copy_all, copies)
+                future.add_done_callback(lambda _: self._call_on_loop(lambda: self._send(message, True)))
+                return
+            _copy_all(copies)
+        self._send(message, was_idle)
+
+    def cancel(self, request: Request) -> bool:
+        """Let the model see that a request in flight was cancelled; False if it is not in flight here."""
+        for number, (requests, _) in self._in_flight.items():
+            for index, each in enumerate(requests):
+                if each is request:
+                    self.child.cancellations[(number + index) % CANCELLATION_SLOTS] = number + index
+                    return True
+        return False
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Wait for what is in flight, let the child finalize, and see it end; kill it after the time."""
+        if self._in_flight and not self._is_lost:
+            self._drained = asyncio.Event()
+            await self._drained.wait()
+        if not self._is_lost:
+            self._is_ending = True
+            self._out.append(frame(CLOSE))
+            self._flush()
+        exited = asyncio.wrap_future(self.child.process.exited)
+        done, _ = await asyncio.wait([exited], timeout=timeout_seconds)
+        if not done:
+            _LOG.warning(
+                "process %s did not end within %g s and is killed", self.child.process.process_id, timeout_seconds
+            )
+            self.child.process.kill()
+            await exited
+        self.lose()
+
+    def lose(self) -> None:
+        """Give the child up, whatever its state, and hand every batch in flight to `on_lost`. Once."""
+        if self._is_lost:
+            return
+        self._is_lost = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._loop.remove_reader(self._control.connection.fileno())
+        self._read_last_logs()
+        self._socket.close()
+        self._control.close()
+        if not self._is_ending:
+            self.child.process.kill()
+        batches = [requests for requests, _ in self._in_flight.values()]
+        self._in_flight.clear()
+        self._kept.clear()
+        if self._drained is not None:
+            self._drained.set()
+        self._on_lost(batches)
+
+    # Sending.
+
+    def _send(self, message: bytes, is_urgent: bool) -> None:
+        if self._is_lost:
+            # It was being copied when the child died; its failure was reported then.
+            return
+        if self._peer_loans.returned:
+            self._release_peer_blocks()
+        self._out.append(message)
+        if self._is_reading or self._is_flush_scheduled:
+            return
+        if is_urgent:
+            self._flush()
+        else:
+            self._is_flush_scheduled = True
+            self._loop.call_soon(self._flush_scheduled)
+
+    def _flush_scheduled(self) -> None:
+        self._is_flush_scheduled = False
+        if self._out and not self._is_lost:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsent is not None:
+            return
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._write(memoryview(data) if len(data) > 65536 else data)
+
+    def _write(self, data: Buffer) -> None:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # Not here: the caller may be in the middle of handing out batches.
+            self._loop.call_soon(self.lose)
+            return
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        self._loop.remove_writer(self._socket.fileno())
+        if unsent is not None:
+            self._write(unsent)
+        if self._out and self._unsent is None:
+            self._flush()
+
+    def _place(self, data: Buffer) -> tuple[int, int, int]:
+        size = len(data)
+        mapping, segment, offset = self._arena.allocate(size)
+        array = self._loans.lend(mapping, segment, offset, size)
+        assert isinstance(self._blocks, list)
+        self._blocks.append(_Block(segment, offset, array))
+        self._copies.append((array, data))
+        return SENDER_ARENA, segment, offset
+
+    def _fail_batch(self, number: int, error: InternalError) -> None:
+        batch = self._in_flight.pop(number, None)
+        if batch is not None:
+            now_ns = time.monotonic_ns()
+            self._on_answer(batch[0], Execution([error] * len(batch[0]), now_ns, now_ns, now_ns, now_ns))
+            self._check_drained()
+
+    # Receiving.
+
+    def _on_readable(self) -> None:
+        """Read what is there, and report it."""
+        try:
+            size = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        if not size:
+            self.lose()
+            return
+        chunk = bytes(self._buffer[:size])
+        if self._rest:
+            chunk = self._rest + chunk
+        answers: list[tuple[Sequence[Request], Execution]] = []
+        is_sane = True
+        try:
+            frames, position = split_frames(chunk)
+            self._rest = chunk[position:]
+            for kind, count, number, start, end in frames:
+                if kind == ANSWER:
+                    requests, self._blocks = self._in_flight[number]
+                    if count != len(requests):
+                        raise ProtocolError(f"{count} outcomes for {len(requests)} requests")
+                    execution = self._answers.decode(chunk, start, end, requests, self._open_block)
+                    del self._in_flight[number]
+                    answers.append((requests, execution))
+                else:
+                    self._take_notice(kind, count, number, chunk, start, end)
+        except (ProtocolError, SharedMemoryError, struct.error, ValueError, LookupError, OSError) as error:
+            _LOG.error("process %s is no longer trusted: %r", self.child.process.process_id, error)
+            is_sane = False
+        self._blocks = ()
+        # Batches that the reports bring are sent together, afterwards.
+        self._is_reading = True
+        on_answer = self._on_answer
+        for requests, execution in answers:
+            on_answer(requests, execution)
+        self._is_reading = False
+        if not is_sane:
+            self.lose()
+            return
+        if self._out and not self._is_lost:
+            self._flush()
+        self._check_drained()
+
+    def _take_notice(self, kind: int, count: int, number: int, chunk: bytes, start: int, end: int) -> None:
+        if kind == KEEP:
+            blocks = {(block.segment, block.offset): block.array for block in self._in_flight[number][1]}
+            for key in decode_blocks(chunk, start, end, count):
+                self._kept[key] = blocks[key]
+        elif kind == FREE:
+            for key in decode_blocks(chunk, start, end, count):
+                del self._kept[key]
+        elif kind == DROP:
+            self._peer.drop(number)
+        else:
+            raise ProtocolError(f"a message of kind {kind}")
+
+    def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
+        if location == SENDER_ARENA:
+            if segment not in self._peer:
+                # Its announcement was sent first, and so it is there.
+                self._take_control_messages(self._control.receive() or [])
+            mapping = self._peer.check(segment, offset, byte_size)
+            array = self._peer_loans.lend(mapping, segment, offset, byte_size)
+            return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+        for block in self._blocks:
+            start = offset - block.offset
+            if block.segment == segment and start >= 0 and start + byte_size <= len(block.array):
+                view = memoryview(block.array)  # type: ignore[arg-type]
+                return view[start : start + byte_size]
+        raise ProtocolError(f"a reference to {byte_size} bytes at {offset} in segment {segment}, which were not lent")
+
+    def _on_control_readable(self) -> None:
+        try:
+            messages = self._control.receive()
+            if messages is None:
+                # The data socket ends as well, or the exit is reported.
+                self._loop.remove_reader(self._control.connection.fileno())
+            else:
+                self._take_control_messages(messages)
+        except BlockingIOError:
+            pass
+        except (ProtocolError, SharedMemoryError, struct.error, ValueError, OSError) as error:
+            _LOG.error("process %s is no longer trusted: %r", self.child.process.process_id, error)
+            self.lose()
+
+    def _take_control_messages(self, messages: Sequence[ControlMessage]) -> None:
+        for message in messages:
+            if message.kind == LOG:
+                relay_log(message.body)
+            elif message.kind == SEGMENT and message.descriptor is not None:
+                (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
+                self._peer.add(message.number, map_shared_memory(message.descriptor, byte_size), byte_size)
+            else:
+                raise ProtocolError(f"a control message of kind {message.kind}")
+
+    def _on_exit(self) -> None:
+        """The child is gone: what it had answered is still in the socket, whoever else may hold its other end."""
+        while not self._is_lost:
+            try:
+                self._socket.recv(1, socket.MSG_PEEK)
+            except OSError:
+                break
+            self._on_readable()
+        self.lose()
+
+    def _read_last_logs(self) -> None:
+        try:
+            while (messages := self._control.receive()) is not None:
+                self._take_control_messages(messages)
+        except (ProtocolError, SharedMemoryError, struct.error, ValueError, OSError):
+            pass
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._in_flight:
+            self._drained.set()
+
+    # Memory.
+
+    def _announce(self, segment: int, descriptor: int, byte_size: int) -> None:
+        self._control.send(SEGMENT, segment, SEGMENT_BYTE_SIZE.pack(byte_size), descriptor)
+
+    def _retire(self, segment: int) -> None:
+        self._out.append(frame(DROP, segment))
+
+    def _reclaim(self) -> None:
+        now_ns = time.monotonic_ns()
+        returned = self._loans.returned
+        while returned:
+            self._arena.free(returned.popleft(), now_ns)
+
+    def _release_peer_blocks(self) -> None:
+        returned = self._peer_loans.returned
+        keys = [returned.popleft() for _ in range(len(returned))]
+        self._out.append(encode_blocks(FREE, 0, keys))
+
+    def _collect_later(self) -> None:
+        """A block was let go, on some thread. Most are collected when the next batch is sent; this is for the last."""
+        if not self._is_collecting and not self._is_lost:
+            self._is_collecting = True
+            self._call_on_loop(lambda: self._loop.call_later(_COLLECT_AFTER_SECONDS, self._collect))
+
+    def _collect(self) -> None:
+        self._is_collecting = False
+        if self._is_lost:
+            return
+        self._reclaim()
+        if self._peer_loans.returned:
+            self._release_peer_blocks()
+        self._arena.trim(time.monotonic_ns())
+        if self._out:
+            self._flush()
+        if self._arena.has_surplus:
+            self._is_collecting = True
+            self._loop.call_later(TRIM_AFTER_NS / 1e9, self._collect)
+
+    def _call_on_loop(self, callback: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            # The loop is closed: the server has ended, and nobody waits.
+            pass
+
+
+def relay_log(body: bytes) -> None:
+    """Log what was logged in a child, as of there."""
+    level, line, process_id, name, file, text = decode_log(body)
+    logger = logging.getLogger(name)
+    if logger.isEnabledFor(level):
+        record = logger.makeRecord(name, level, file, line, text, (), None)
+        record.process = process_id
+        logger.handle(record)
+
+
+def _copy_all(copies: Sequence[tuple[Bytes, Buffer]]) -> None:
+    for array, data in copies:
+        # Releases the GIL where the tensor is large.
+        np.copyto(array, np.frombuffer(data, np.uint8))
