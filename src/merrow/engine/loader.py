@@ -39,7 +39,12 @@ class ProcessPlace(Protocol):
         """`Backend.auto_complete` in a throw-away child."""
 
     def start(
-        self, context: ModelContext, backend_name: str, instance: InstanceDescription, events: InstanceEvents
+        self,
+        context: ModelContext,
+        backend_name: str,
+        instance: InstanceDescription,
+        events: InstanceEvents,
+        loop: asyncio.AbstractEventLoop,
     ) -> PlacedInstance:
         """Start a child; blocks until its instance is created, and raises what creating it raised."""
 
@@ -223,7 +228,7 @@ class ModelLoader:
 
         if place is Place.PROCESS:
             assert self._process_place is not None
-            return self._process_place.start(context, backend.name, description, driver)
+            return self._process_place.start(context, backend.name, description, driver, self._loop)
         if place is Place.THREAD:
             return ThreadInstance(description.name, create, driver, self._loop)
         return InlineInstance(description.name, create(), driver)

@@ -24,7 +24,7 @@ _STARTED = {
     "metrics": re.compile(r"Started Metrics Service at (\S+):(\d+)"),
     "all": re.compile(r"Started all services at (\S+):(\d+)"),
 }
-_SERVING = "Serving"
+_SERVING = '] "Serving, '
 
 
 class ServerStartError(Exception):
@@ -58,8 +58,9 @@ class RunningServer:
         self._start_timeout_seconds = start_timeout_seconds
         self._stop_timeout_seconds = stop_timeout_seconds
         self._lines: list[str] = []
-        self._is_serving = threading.Event()
-        self._has_ended = threading.Event()
+        # Notified of each line, and of the end.
+        self._news = threading.Condition()
+        self._has_ended = False
         self._addresses: dict[str, str] = {}
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -96,9 +97,18 @@ class RunningServer:
         Raises:
             ServerStartError: the process ended first, or the time ran out; it is stopped then.
         """
-        if not self._is_serving.wait(self._start_timeout_seconds) or self._has_ended.is_set():
+        if not self._wait_for_line(_SERVING, self._start_timeout_seconds):
             self.stop()
             raise ServerStartError(f"merrow serve {' '.join(self._arguments)}\n{self.log}")
+
+    def wait_for_log(self, text: str, timeout_seconds: float = 30) -> None:
+        """Wait until a line of the log, an earlier one included, holds this text.
+
+        Raises:
+            TimeoutError: it did not come, or the process ended without it.
+        """
+        if not self._wait_for_line(text, timeout_seconds):
+            raise TimeoutError(f"no line with {text!r} in\n{self.log}")
 
     def stop(self) -> int:
         """End the process and return its exit code; negative if a signal ended it."""
@@ -118,7 +128,7 @@ class RunningServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        reader.join()
+        reader.join(self._stop_timeout_seconds)
         return process.returncode
 
     @property
@@ -151,15 +161,24 @@ class RunningServer:
         assert self._process.stdout is not None
         with self._process.stdout as log:
             for line in log:
-                self._lines.append(line)
                 for service, pattern in _STARTED.items():
                     match = pattern.search(line)
                     if match is not None:
                         self._addresses[service] = f"{match[1]}:{match[2]}"
-                if _SERVING in line:
-                    self._is_serving.set()
-        self._has_ended.set()
-        self._is_serving.set()
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
+        with self._news:
+            self._has_ended = True
+            self._news.notify_all()
+
+    def _wait_for_line(self, text: str, timeout_seconds: float) -> bool:
+        with self._news:
+            self._news.wait_for(lambda: self._has_ended or self._has_line(text), timeout_seconds)
+            return self._has_line(text)
+
+    def _has_line(self, text: str) -> bool:
+        return any(text in line for line in self._lines)
 
 
 def _free_ports(arguments: tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ ParseClassificationParams; protocol.md 12, 17, 22.5.
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from merrow.core.errors import InvalidArgumentError, UnsupportedError
@@ -19,6 +20,8 @@ from merrow.wire.triton_json import cut_at_nul
 
 ENABLE_EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
 
+_MAX_REMEMBERED_PARAMETERS = 256
+_MAX_REMEMBERED_TEXT_LENGTH = 128
 _MAX_CORRELATION_ID_BYTE_SIZE = 128
 
 Parameters = Mapping[str, InferParameter]
@@ -141,6 +144,13 @@ def decode_class_count(parameters: Parameters) -> int | None:
 
 def encode_response_parameter(name: str, value: bool | int | float | str) -> bytes:
     """An entry of the map `parameters` of a ModelInferResponse."""
+    # Models repeat themselves. Not so floats: 0.0 and -0.0 would be one key.
+    if type(value) is not float and (type(value) is not str or len(value) <= _MAX_REMEMBERED_TEXT_LENGTH):
+        return _remembered_parameter(name, value)
+    return _encode_parameter(name, value)
+
+
+def _encode_parameter(name: str, value: bool | int | float | str) -> bytes:
     if isinstance(value, bool):
         choice = b"\x08\x01" if value else b"\x08\x00"
     elif isinstance(value, int):
@@ -150,6 +160,10 @@ def encode_response_parameter(name: str, value: bool | int | float | str) -> byt
     else:
         choice = delimited(3, value.encode())
     return delimited(4, text_field(1, name) + delimited(2, choice))
+
+
+# Typed, for True and 1 are one key otherwise.
+_remembered_parameter = lru_cache(_MAX_REMEMBERED_PARAMETERS, typed=True)(_encode_parameter)
 
 
 def _decode_correlation_id(parameter: InferParameter) -> int | str:

@@ -41,6 +41,7 @@ _LOG = logging.getLogger("merrow.frontends.http")
 # What is inflated or deflated on the loop's thread; more goes to another thread.
 MAX_INLINE_CODING_BYTE_SIZE = 64 * 1024
 MAX_KEPT_HEADERS = 4096
+MAX_KEPT_OPTIONS = 512
 
 UNSUPPORTED_CODING_HEADERS: tuple[Header, ...] = ((b"Accept-Encoding", b"gzip, deflate"), *TEXT_HEADERS)
 _NO_DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
@@ -61,6 +62,8 @@ class HttpInference:
         self._tasks = tasks
         self._max_input_byte_size = max_input_byte_size
         self._headers_of_binary: dict[int, tuple[Header, ...]] = {}
+        # By the identity of the headers, which `net` remembers: equal heads of requests are one object.
+        self._options: dict[int, _InferOptions] = {}
         # One for each model version that was asked for; those out of service are dropped when one comes in.
         self._codecs: dict[Model, InferJsonCodec] = {}
 
@@ -69,35 +72,22 @@ class HttpInference:
         return {Endpoint.MODEL_INFER: self.on_infer}
 
     def on_infer(self, exchange: Exchange, route: Route) -> None:
-        header_length_text = content_encoding = accept_encoding = None
-        for name, value in exchange.headers:
-            length = len(name)
-            if length == 31:
-                if header_length_text is None and name.lower() == b"inference-header-content-length":
-                    header_length_text = value
-            elif length == 15:
-                if accept_encoding is None and name.lower() == b"accept-encoding":
-                    accept_encoding = value
-            elif length == 16 and content_encoding is None and name.lower() == b"content-encoding":
-                content_encoding = value
-        if content_encoding is None:
-            self._infer(exchange, route, exchange.body, header_length_text, accept_encoding)
+        options = self._options.get(id(exchange.headers))
+        if options is None or options.headers is not exchange.headers:
+            options = self._add_options(exchange.headers)
+        if options.content_encoding is None:
+            self._infer(exchange, route, exchange.body, options)
         else:
-            self._inflate(exchange, route, content_encoding, header_length_text, accept_encoding)
+            self._inflate(exchange, route, options)
 
-    def _infer(
-        self,
-        exchange: Exchange,
-        route: Route,
-        body: Buffer,
-        header_length_text: bytes | None,
-        accept_encoding: bytes | None,
-    ) -> None:
+    def _infer(self, exchange: Exchange, route: Route, body: Buffer, options: "_InferOptions") -> None:
         """Decode and submit. Raises the errors that are text/plain, and answers the others."""
         model = self._engine.find_model(route.model_name, route.model_version)
         codec = self._codecs.get(model) or self._add_codec(model)
-        header_length = None if header_length_text is None else parse_header_length(header_length_text, len(body))
-        sink = _InferSink(exchange, self, codec, accept_encoding)
+        header_length = options.header_length
+        if options.header_length_text is not None and (header_length is None or header_length > len(body)):
+            header_length = parse_header_length(options.header_length_text, len(body))
+        sink = _InferSink(exchange, self, codec, options.accept_encoding)
         try:
             request, sink.forms = codec.decode(body, header_length, sink)
             # Set before submitting, which may answer at once; the sink clears it, and with it the reference cycle.
@@ -106,6 +96,12 @@ class HttpInference:
         except ServerError as error:
             exchange.on_disconnect = None
             respond_error(exchange, error, JSON_HEADERS)
+
+    def _add_options(self, headers: list[Header]) -> "_InferOptions":
+        if len(self._options) >= MAX_KEPT_OPTIONS:
+            self._options.clear()
+        options = self._options[id(headers)] = _InferOptions(headers)
+        return options
 
     def _add_codec(self, model: Model) -> InferJsonCodec:
         if model.is_decoupled:
@@ -121,41 +117,31 @@ class HttpInference:
         except ServerError:
             return False
 
-    def _inflate(
-        self,
-        exchange: Exchange,
-        route: Route,
-        content_encoding: bytes,
-        header_length_text: bytes | None,
-        accept_encoding: bytes | None,
-    ) -> None:
+    def _inflate(self, exchange: Exchange, route: Route, options: "_InferOptions") -> None:
         """Decode and submit a request whose body may be compressed."""
         if self._engine.find_model(route.model_name, route.model_version).is_decoupled:
             raise UnsupportedError(_NO_DECOUPLED)
         try:
-            coding = decode_content_coding(content_encoding)
+            coding = decode_content_coding(options.content_encoding)
         except UnsupportedError as error:
             exchange.respond(501, UNSUPPORTED_CODING_HEADERS, (encode_error(error.message),))
             return
         body = exchange.body
         if coding is None:
-            self._infer(exchange, route, body, header_length_text, accept_encoding)
+            self._infer(exchange, route, body, options)
             return
         inflated = decompress(body, min(self._max_input_byte_size, MAX_INLINE_CODING_BYTE_SIZE))
         if inflated is not None:
-            self._infer(exchange, route, inflated, header_length_text, accept_encoding)
+            self._infer(exchange, route, inflated, options)
         else:
-            operation = self._inflate_on_thread(exchange, route, header_length_text, accept_encoding)
-            self._tasks.start(exchange, operation, TEXT_HEADERS)
+            self._tasks.start(exchange, self._inflate_on_thread(exchange, route, options), TEXT_HEADERS)
 
-    async def _inflate_on_thread(
-        self, exchange: Exchange, route: Route, header_length_text: bytes | None, accept_encoding: bytes | None
-    ) -> None:
+    async def _inflate_on_thread(self, exchange: Exchange, route: Route, options: "_InferOptions") -> None:
         limit = self._max_input_byte_size
         inflated = await asyncio.to_thread(decompress, exchange.body, limit)
         if inflated is None:
             raise oversize_error(limit)
-        self._infer(exchange, route, inflated, header_length_text, accept_encoding)
+        self._infer(exchange, route, inflated, options)
 
     def respond(
         self,
@@ -188,6 +174,25 @@ class HttpInference:
                 (b"Inference-Header-Content-Length", b"%d" % header_length),
             )
         return headers
+
+
+class _InferOptions:
+    """What the headers of a request say about its body and its answer.
+
+    `header_length` is there if `header_length_text` is a plain length; whether it fits, only the body shows.
+    """
+
+    __slots__ = ("accept_encoding", "content_encoding", "header_length", "header_length_text", "headers")
+
+    def __init__(self, headers: list[Header]) -> None:
+        self.headers = headers
+        fields: dict[bytes, bytes] = {}
+        for name, value in headers:
+            fields.setdefault(name.lower(), value)
+        self.accept_encoding = fields.get(b"accept-encoding")
+        self.content_encoding = fields.get(b"content-encoding")
+        text = self.header_length_text = fields.get(b"inference-header-content-length")
+        self.header_length = int(text) if text is not None and len(text) < 10 and text.isdigit() else None
 
 
 class _InferSink:

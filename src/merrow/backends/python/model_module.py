@@ -1,0 +1,89 @@
+"""Finding and importing the file of a Python model.
+
+The file `<version>/<name>.py` is the module `<version>.<name>`, so that relative imports work within the version's
+directory; both the version's and the model's directory are at the end of `sys.path`. In a process of its own a model
+has all this for itself. Models that share the server's process (the thread and inline places) take turns: the newest
+has the names, and older ones keep what they have imported.
+"""
+
+import importlib.util
+import os
+import sys
+import threading
+import types
+from typing import Any
+
+from merrow.backends.base import ModelContext
+from merrow.backends.python.pb_utils import install
+from merrow.core.errors import InternalError
+
+DEFAULT_FILENAME = "model.py"
+
+_IMPORTING = threading.Lock()
+
+
+def model_path(context: ModelContext) -> str:
+    """Where the model's file must be.
+
+    Raises:
+        InternalError: its name does not end in `.py`.
+    """
+    filename = context.config.default_model_filename or DEFAULT_FILENAME
+    if not filename.endswith(".py"):
+        raise InternalError(f"Model name must end with '.py'. Model name is \"{filename}\".")
+    return os.path.join(context.version_directory, filename)
+
+
+def find_model(context: ModelContext) -> str:
+    """The path of the model's file.
+
+    Raises:
+        InternalError: there is none, or its name does not end in `.py`.
+    """
+    path = model_path(context)
+    if not os.path.isfile(path):
+        raise InternalError(f"Python model file not found in '{path}'")
+    return path
+
+
+def import_model(path: str, context: ModelContext) -> Any:
+    """Import the model's file anew.
+
+    Returns:
+        The module.
+
+    Raises:
+        BaseException: whatever the file raises; nothing of the import system is in the traceback that Triton's own
+            import would not have there.
+    """
+    version_directory, model_directory = context.version_directory, context.model_directory
+    package_name = os.path.basename(os.path.normpath(version_directory))
+    with _IMPORTING:
+        install(version_directory)
+        for directory in (version_directory, model_directory):
+            if directory in sys.path:
+                sys.path.remove(directory)
+            sys.path.append(directory)
+        for name in [name for name in sys.modules if name.partition(".")[0] == package_name]:
+            del sys.modules[name]
+        _add_package(package_name, version_directory)
+        name = f"{package_name}.{os.path.basename(path).removesuffix('.py')}"
+        # Not importlib.import_module: it leaves more of the import system in tracebacks.
+        __import__(name)
+        return sys.modules[name]
+
+
+def _add_package(name: str, directory: str) -> None:
+    """The version's directory as a package, with or without an `__init__.py`."""
+    init = os.path.join(directory, "__init__.py")
+    if os.path.isfile(init):
+        spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[directory])
+        assert spec is not None
+        assert spec.loader is not None
+        package = importlib.util.module_from_spec(spec)
+        sys.modules[name] = package
+        spec.loader.exec_module(package)
+        return
+    package = types.ModuleType(name)
+    package.__path__ = [directory]
+    sys.modules[name] = package
