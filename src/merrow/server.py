@@ -60,6 +60,9 @@ EXTENSIONS = (
 )
 """The protocol's extensions that work, in the order in which Triton lists its own."""
 
+STOP_GRACE_SECONDS = 1.0
+"""What closing connections and processes may take beyond `--exit-timeout-secs`."""
+
 HOST_USAGE_INTERVAL_NS = 2 * 10**9
 """How old the CPU and memory figures of the metrics may be."""
 
@@ -153,10 +156,18 @@ class Server:
         """Take no more requests, answer those that were accepted, release everything; a no-op the second time.
 
         Returns:
-            False if the time ran out first: then some requests went without an answer.
+            False if the time ran out first: then some requests went without an answer, and something may still run.
         """
-        clock = time.monotonic_ns
-        deadline_ns = clock() + self._settings.exit_timeout_seconds * 10**9
+        deadline_ns = time.monotonic_ns() + self._settings.exit_timeout_seconds * 10**9
+        stopping = asyncio.ensure_future(self._stop(deadline_ns))
+        # What runs in a model cannot be cut short; this ends the wait for it.
+        await asyncio.wait((stopping,), timeout=self._settings.exit_timeout_seconds + STOP_GRACE_SECONDS)
+        if stopping.done():
+            return stopping.result()
+        stopping.cancel()
+        return False
+
+    async def _stop(self, deadline_ns: int) -> bool:
         listeners, self._listeners = self._listeners, []
         closing = [asyncio.ensure_future(listener.shutdown(deadline_ns)) for listener in listeners]
         is_clean = True
@@ -165,10 +176,10 @@ class Server:
             doors.grpc.shut_down()
         engine, self._engine = self._engine, None
         if engine is not None:
-            is_clean = await engine.stop(max(0, deadline_ns - clock()) / 10**9)
+            is_clean = await engine.stop(_seconds_until(deadline_ns))
         if doors is not None:
             try:
-                await asyncio.wait_for(doors.close(), max(0, deadline_ns - clock()) / 10**9)
+                await asyncio.wait_for(doors.close(), _seconds_until(deadline_ns))
             except asyncio.TimeoutError:
                 is_clean = False
         await asyncio.gather(*closing)
@@ -176,6 +187,10 @@ class Server:
         if place is not None:
             await place.close()
         return is_clean
+
+
+def _seconds_until(deadline_ns: int) -> float:
+    return max(0, deadline_ns - time.monotonic_ns()) / 10**9
 
 
 class _Doors:

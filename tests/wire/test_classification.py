@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from merrow.core.datatypes import NUMPY_DTYPES
 from merrow.core.errors import InvalidArgumentError
 from merrow.core.tensor import Tensor, split_bytes_elements
 from merrow.wire.classification import MAX_CLASSIFICATION_ELEMENTS, classify
@@ -59,8 +60,7 @@ def test_more_classes_than_elements_are_all_elements():
     ],
 )
 def test_integers_are_plain_and_floats_have_six_decimals(datatype, values, texts):
-    dtype = {"FP64": "<f8"}.get(datatype, f"<{'u' if datatype[0] == 'U' else 'i'}{int(datatype.lstrip('UINT')) // 8}")
-    tensor = Tensor("OUT", datatype, (3,), np.array(values, dtype).tobytes())
+    tensor = Tensor("OUT", datatype, (3,), np.array(values, NUMPY_DTYPES[datatype]).tobytes())
 
     assert classes(tensor, 3, False) == ((3,), texts)
 
@@ -89,5 +89,5 @@ def test_a_very_large_output_is_refused():
     # Newer than 2.51.
     count = MAX_CLASSIFICATION_ELEMENTS + 1
 
-    with pytest.raises(InvalidArgumentError, match="^classification output tensor too large$"):
+    with pytest.raises(InvalidArgumentError, match=r"^classification output tensor too large$"):
         classify(Tensor("OUT", "INT8", (count,), bytes(count)), 1, False)

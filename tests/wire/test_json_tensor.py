@@ -206,7 +206,7 @@ class TestEncoding:
         )
 
     def test_an_unknown_datatype_is_refused(self):
-        with pytest.raises(InvalidArgumentError, match="^Invalid data type for output tensor$"):
+        with pytest.raises(InvalidArgumentError, match=r"^Invalid data type for output tensor$"):
             encode_json_data(tensor("STRING", (1,), b"\0\0"))
 
     @pytest.mark.parametrize("data", [b"", b"\0" * 7, b"\0" * 9])

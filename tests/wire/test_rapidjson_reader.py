@@ -114,6 +114,9 @@ RECORDED_ERRORS = [
     (b"[" + b"9" * 309 + b"]", "Number too big to be stored in double.", 1),
     (b"[-" + b"2" * 309 + b"]", "Number too big to be stored in double.", 1),
     (b"[1,2,3,1e400,5]", "Number too big to be stored in double.", 7),
+    # Digits of the fraction raise the limit of the exponent, as long as they are significant.
+    (b"[0.12345678901234567890e326]", "Number too big to be stored in double.", 1),
+    (b"[12345678901234567.12e310]", "Number too big to be stored in double.", 1),
 ]
 
 
@@ -167,6 +170,8 @@ def test_values(text, value):
         (b"1.8e308", math.inf),
         (b"-1.0e309", -math.inf),
         (b"0.1e309", 1e308),
+        (b"0.12345678901234567890e325", math.inf),
+        (b"12345678901234567.12e309", math.inf),
         (b"1e-400", 0.0),
         (b"1e-99999999999", 0.0),
         (b"0." + b"0" * 400 + b"1", 0.0),

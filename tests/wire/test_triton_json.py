@@ -70,7 +70,7 @@ class TestDecodingOfManyValues:
 
     def test_nan_bad_utf8_and_repeated_names_are_read(self):
         count = MAX_VALUE_COUNT + 1
-        text = b'{"a":[' + b'"\xff",' * count + b'NaN],"a":1}'
+        text = b'{"a":[' + b'"\xff",' * count + b'NaN,{"b":1}],"a":1}'
 
         document = decode_json(text)
 

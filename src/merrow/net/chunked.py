@@ -51,6 +51,8 @@ class ChunkedBody:
         """
         end = len(data)
         while position < end and self._state is not _State.COMPLETE:
+            if self._state is _State.SIZE and not self._line:
+                position = self._feed_whole_chunks(data, position)
             if self._state is _State.DATA:
                 piece_end = min(position + self._remaining, end)
                 self.body += memoryview(data)[position:piece_end]
@@ -71,6 +73,21 @@ class ChunkedBody:
                     raise RequestFault(400, "chunked request body: invalid line end")
                 self._end_line(line[:-2])
         return position
+
+    def _feed_whole_chunks(self, data: bytes, position: int) -> int:
+        """The same for chunks that are there as a whole, and have no extension: there may be many small ones."""
+        while True:
+            line_end = data.find(b"\r\n", position, position + _MAX_SIZE_DIGITS + 2)
+            digits = data[position:line_end]
+            if line_end < 0 or not digits or digits.translate(None, _HEX_DIGITS):
+                return position
+            start = line_end + 2
+            chunk_end = start + int(digits, 16)
+            if chunk_end == start or data[chunk_end : chunk_end + 2] != b"\r\n":
+                return position
+            self._count_chunk(chunk_end - start)
+            self.body += data[start:chunk_end]
+            position = chunk_end + 2
 
     def _line_limit(self) -> int:
         if self._state is _State.DATA_END:
@@ -96,6 +113,9 @@ class ChunkedBody:
             self._state = _State.TRAILERS
             return
         self._state = _State.DATA
+        self._count_chunk(self._remaining)
+
+    def _count_chunk(self, byte_size: int) -> None:
         self._chunk_count += 1
         if self._chunk_count > _MAX_CHUNK_COUNT:
             raise RequestFault(
@@ -103,5 +123,5 @@ class ChunkedBody:
                 f"Chunked request body exceeds maximum of {_MAX_CHUNK_COUNT} non-empty chunks. "
                 "Send fewer or larger HTTP chunks.",
             )
-        if len(self.body) + self._remaining > self._max_byte_size:
+        if len(self.body) + byte_size > self._max_byte_size:
             raise RequestFault(413, f"request body exceeds the limit of {self._max_byte_size} bytes")

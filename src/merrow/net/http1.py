@@ -316,7 +316,7 @@ class Http1Connection(DirectConnection):
     def _advance(self) -> None:
         """Hand requests to the application until it keeps one."""
         waiting = self._waiting
-        while waiting and self._exchange is None:
+        while waiting and self._exchange is None and not self.is_write_paused:
             first = waiting.popleft()
             if isinstance(first, RequestFault):
                 body = error_body(first.text)
@@ -467,6 +467,10 @@ class Http1Connection(DirectConnection):
             waiter = self.service.loop.create_future()
             self._writable_waiters.append(waiter)
             await waiter
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._update_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()

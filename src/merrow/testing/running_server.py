@@ -97,17 +97,17 @@ class RunningServer:
         Raises:
             ServerStartError: the process ended first, or the time ran out; it is stopped then.
         """
-        if not self._wait_for_line(_SERVING, self._start_timeout_seconds):
+        if not self._wait_for_lines(_SERVING, 1, self._start_timeout_seconds):
             self.stop()
             raise ServerStartError(f"merrow serve {' '.join(self._arguments)}\n{self.log}")
 
-    def wait_for_log(self, text: str, timeout_seconds: float = 30) -> None:
-        """Wait until a line of the log, an earlier one included, holds this text.
+    def wait_for_log(self, text: str, line_count: int = 1, timeout_seconds: float = 30) -> None:
+        """Wait until so many lines of the log, earlier ones included, hold this text.
 
         Raises:
             TimeoutError: it did not come, or the process ended without it.
         """
-        if not self._wait_for_line(text, timeout_seconds):
+        if not self._wait_for_lines(text, line_count, timeout_seconds):
             raise TimeoutError(f"no line with {text!r} in\n{self.log}")
 
     def stop(self) -> int:
@@ -172,13 +172,13 @@ class RunningServer:
             self._has_ended = True
             self._news.notify_all()
 
-    def _wait_for_line(self, text: str, timeout_seconds: float) -> bool:
-        with self._news:
-            self._news.wait_for(lambda: self._has_ended or self._has_line(text), timeout_seconds)
-            return self._has_line(text)
+    def _wait_for_lines(self, text: str, line_count: int, timeout_seconds: float) -> bool:
+        def has_come() -> bool:
+            return sum(text in line for line in self._lines) >= line_count
 
-    def _has_line(self, text: str) -> bool:
-        return any(text in line for line in self._lines)
+        with self._news:
+            self._news.wait_for(lambda: self._has_ended or has_come(), timeout_seconds)
+            return has_come()
 
 
 def _free_ports(arguments: tuple[str, ...]) -> list[str]:

@@ -6,7 +6,7 @@ What the server knows comes in as values of other packages, described here by th
 A body is refused for its size first, then for its JSON, then for its contents. An empty body of an index, load or
 unload request means "no options"; so does a JSON value that is no object.
 
-Source: Triton, http_server.cc and the extensions model repository, statistics, model configuration; protocol.md 3-9.
+Source: Triton, http_server.cc and the extensions model repository, statistics, model configuration.
 """
 
 import binascii

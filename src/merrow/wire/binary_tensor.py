@@ -3,7 +3,7 @@
 The header `Inference-Header-Content-Length` says where the JSON ends. Without it everything is JSON; 0 makes the whole
 body one tensor's data (a raw request).
 
-Source: Triton, extension_binary_data.md and http_server.cc (GetInferenceHeaderLength); protocol.md 15.4.
+Source: Triton, extension_binary_data.md and http_server.cc (GetInferenceHeaderLength).
 """
 
 import re

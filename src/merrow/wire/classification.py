@@ -3,7 +3,7 @@
 Of every row of a batch (or of the whole tensor, for a model that does not batch) the largest values are taken, in
 descending order, equal ones by ascending index. The answer is a BYTES tensor. Both protocols use it.
 
-Source: Triton, extension_classification.md and classification.cc; protocol.md 17.
+Source: Triton, extension_classification.md and classification.cc.
 """
 
 from collections.abc import Sequence

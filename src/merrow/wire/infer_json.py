@@ -13,7 +13,7 @@ Decoding walks the document in Triton's order, so that of several errors the sam
 are all binary has a JSON part that clients repeat byte for byte, but for the id in front: it is decoded once, and
 looked up from then on (as HPACK does with header blocks). Tensors are views of the body; only JSON data is converted.
 
-Source: Triton, http_server.cc; protocol.md 12, 15.
+Source: Triton, http_server.cc.
 """
 
 import re
@@ -31,14 +31,14 @@ from merrow.core.errors import (
     ServerError,
     UnsupportedError,
 )
-from merrow.core.request import SEQUENCE_END, SEQUENCE_START, ParameterValue, Request, ResponseSink
+from merrow.core.request import Request, ResponseSink
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
 from merrow.wire.binary_tensor import split_body
 from merrow.wire.classification import classify
+from merrow.wire.infer_parameters_json import RequestParameters, decode_request_parameters
 from merrow.wire.json_tensor import decode_json_data, encode_json_data
 from merrow.wire.triton_json import (
-    NO_MEMBERS,
     NOT_ARRAY,
     NOT_BOOL,
     NOT_STRING,
@@ -55,8 +55,6 @@ from merrow.wire.triton_json import (
 RAW_INPUT_NAME = "raw_input"
 
 _MAX_INT64 = 2**63 - 1
-_MAX_CORRELATION_ID_BYTE_SIZE = 128
-_RESERVED_PARAMETER_PREFIX = "triton_"
 _NOT_IN_JSON = frozenset({"FP16", "BF16"})
 
 # Bounds of a codec's tables: JSON parts of binary requests, and the constant starts of outputs.
@@ -77,7 +75,7 @@ class SharedMemoryRegions(Protocol):
         """A writable view of part of a region.
 
         Raises:
-            ServerError: there is no such region, or it does not reach so far (protocol.md 12).
+            ServerError: there is no such region, or it does not reach so far.
         """
 
 
@@ -111,22 +109,8 @@ JSON_OUTPUTS = OutputForms(JSON_OUTPUT, {})
 BINARY_OUTPUTS = OutputForms(BINARY_OUTPUT, {})
 
 
-class _RequestParameters:
-    """What the `parameters` of a request say; `custom` are those for the model."""
-
-    __slots__ = ("correlation_id", "custom", "flags", "is_binary_output", "priority", "timeout_us")
-
-    def __init__(self) -> None:
-        self.custom: dict[str, ParameterValue] | None = None
-        self.priority = 0
-        self.timeout_us = 0
-        self.correlation_id: int | str = 0
-        self.flags = 0
-        self.is_binary_output = False
-
-
-# Of a request that has none; not written to.
-_NO_PARAMETERS = _RequestParameters()
+# Of a request without parameters; not written to.
+_NO_PARAMETERS = RequestParameters()
 
 
 class _Content:
@@ -137,7 +121,7 @@ class _Content:
     def __init__(
         self,
         id: str,
-        parameters: _RequestParameters,
+        parameters: RequestParameters,
         inputs: dict[str, Tensor],
         binary_inputs: Sequence[tuple[str, str, tuple[int, ...], int]],
         requested_outputs: tuple[str, ...],
@@ -336,7 +320,7 @@ class InferJsonCodec:
             request_id = cut_at_nul(request_id)
         request_parameters = _NO_PARAMETERS
         if "parameters" in document:
-            request_parameters = _decode_parameters(document["parameters"])
+            request_parameters = decode_request_parameters(document["parameters"])
             member_count += len(document["parameters"])
         input_array = document.get("inputs")
         if type(input_array) is not list:
@@ -507,67 +491,6 @@ class InferJsonCodec:
         return start
 
 
-def _decode_parameters(members: Any) -> _RequestParameters:
-    """The `parameters` of a request."""
-    if type(members) is not dict:
-        raise InternalError(f"failed to get request params.: {NO_MEMBERS}")
-    parameters = _RequestParameters()
-    for name in members:
-        _decode_parameter(parameters, members, cut_at_nul(name))
-    return parameters
-
-
-def _decode_parameter(parameters: _RequestParameters, members: dict[str, Any], name: str) -> None:
-    """One request parameter: those with a meaning set an attribute, the others are for the model."""
-    if name == "sequence_id":
-        parameters.correlation_id = _decode_correlation_id(members)
-    elif name == "sequence_start":
-        parameters.flags |= _bool(members, name) and SEQUENCE_START
-    elif name == "sequence_end":
-        parameters.flags |= _bool(members, name) and SEQUENCE_END
-    elif name == "priority":
-        parameters.priority = _uint(members, name, "Unable to parse")
-    elif name == "timeout":
-        parameters.timeout_us = _uint(members, name, "Unable to parse")
-    elif name == "binary_data_output":
-        parameters.is_binary_output = _bool(members, name)
-    elif name.startswith(_RESERVED_PARAMETER_PREFIX):
-        raise InvalidArgumentError(
-            "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
-        )
-    else:
-        if name not in members:
-            # The name was cut at a NUL, and is looked up by what is left of it.
-            raise InternalError(f"parameter key '{name}' was not found in the JSON")
-        value = members[name]
-        kind = type(value)
-        if kind is str:
-            value = cut_at_nul(value)
-        elif kind is int and value > _MAX_INT64:
-            value = float(value)
-        elif kind not in (bool, int, float):
-            raise InvalidArgumentError(
-                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
-            )
-        if parameters.custom is None:
-            parameters.custom = {}
-        parameters.custom[name] = value
-
-
-def _decode_correlation_id(members: dict[str, Any]) -> int | str:
-    value = members.get("sequence_id")
-    if type(value) is int and value >= 0:
-        return value
-    if type(value) is not str:
-        raise member_error(members, "sequence_id", NOT_STRING, "Unable to parse 'sequence_id': ")
-    value = cut_at_nul(value)
-    if len(value.encode("utf-8", "surrogateescape")) > _MAX_CORRELATION_ID_BYTE_SIZE:
-        raise UnsupportedError(
-            f"string correlation ID cannot be longer than {_MAX_CORRELATION_ID_BYTE_SIZE} characters"
-        )
-    return value
-
-
 def _data_source_error(item: dict[str, Any], parameters: dict[str, Any]) -> InvalidArgumentError:
     """An input takes its data from exactly one place; this one has none, or several."""
     fields = "".join(
@@ -661,13 +584,6 @@ def _encode_parameters(response: Response) -> bytes:
             )
         members.append(encode_string(name) + b":" + text)
     return b"{" + b",".join(members) + b"}"
-
-
-def _bool(members: dict[str, Any], name: str) -> bool:
-    value = members.get(name)
-    if type(value) is not bool:
-        raise member_error(members, name, NOT_BOOL, f"Unable to parse '{name}': ")
-    return value
 
 
 def _uint(members: dict[str, Any], name: str, complaint: str) -> int:

@@ -7,7 +7,7 @@ wrong types; what that call refuses is looked at leaf by leaf, in Triton's order
 
 Encoding is flat. FP32 is widened to a double first, so 0.1 reads 0.10000000149011612.
 
-Source: Triton, http_server.cc (ReadDataFromJson, WriteDataToJson); protocol.md 15.3, 15.6.
+Source: Triton, http_server.cc (ReadDataFromJson, WriteDataToJson).
 """
 
 import struct

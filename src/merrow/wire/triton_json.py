@@ -11,7 +11,7 @@ Typed access has Triton's error texts, which are of kind INTERNAL: to a client, 
 Writing: compact, keys in the order given, UTF-8 raw, control characters as \\u00XX in upper case, doubles in the
 shortest form that reads back, in plain notation from 1e-6 up to 21 digits, and NaN, Infinity and -Infinity bare.
 
-Source: Triton, triton_json.h over RapidJSON; protocol.md 1.5 and 1.6.
+Source: Triton, triton_json.h over RapidJSON.
 """
 
 import json
@@ -70,9 +70,7 @@ def decode_json(text: Buffer) -> Any:
         document = orjson.loads(text)
     except orjson.JSONDecodeError:
         return decode_json_exactly(text)
-    if text.count(b":") != _count_members(document) and has_repeated_names(text, document):
-        return decode_json_exactly(text)
-    return document
+    return decode_json_exactly(text) if has_repeated_names(text, document) else document
 
 
 def decode_json_exactly(text: Buffer) -> Any:
@@ -90,7 +88,8 @@ def decode_json_exactly(text: Buffer) -> Any:
 def has_repeated_names(text: bytes | bytearray, document: Any) -> bool:
     """Whether an object of the text has a name twice, given what a last-one-wins parser made of it.
 
-    True also where counting cannot tell, which takes a colon written as an escape.
+    True also where counting cannot tell, which takes a colon written as an escape. There are none for certain when the
+    text has as many colons as the objects have members; who has seen them all need not ask.
     """
     # \u003a is a colon in the parsed string, and none in the text.
     return b"\\u003" in text or text.count(b":") != _count_members_and_colons(document)
@@ -216,24 +215,6 @@ def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
         # The first of each name is the last one backwards; its place does not matter.
         document = dict(reversed(members))
     return document
-
-
-def _count_members(document: Any) -> int:
-    """Members of all objects, where objects sit no deeper than an inference request has them; else fewer."""
-    if type(document) is not dict:
-        return 0
-    count = len(document)
-    for value in document.values():
-        if type(value) is dict:
-            count += len(value)
-        elif type(value) is list and value and type(value[0]) is dict:
-            for element in value:
-                if type(element) is dict:
-                    count += len(element)
-                    parameters = element.get("parameters")
-                    if type(parameters) is dict:
-                        count += len(parameters)
-    return count
 
 
 def _count_members_and_colons(document: Any) -> int:

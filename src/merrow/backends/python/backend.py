@@ -24,16 +24,16 @@ from merrow.backends.python.pb_exchange import (
     InferenceResponse,
     ResponseSlot,
     close_senders,
+    encode_response,
+    has_senders,
     request_of_core,
     sent_slot_of,
     slot_of,
 )
-from merrow.backends.python.pb_tensor import encode_output
-from merrow.core.errors import InternalError, UnsupportedError, error_of_code
+from merrow.core.errors import InternalError, UnsupportedError
 from merrow.core.model_config import ModelConfig
 from merrow.core.plain_values import decode_plain
 from merrow.core.request import Request
-from merrow.core.response import Response
 
 _LOG = logging.getLogger("merrow.python")
 
@@ -118,20 +118,30 @@ class PythonInstance(Instance):
             if type(responses) is not list and inspect.isawaitable(responses):
                 responses = self._run(responses)
             output_start_ns = time.monotonic_ns()
-            for model_request, response in zip(model_requests, _check(responses, model_requests), strict=True):
-                if response is not None:
-                    outcomes.append(_encode_response(response, model_request.requested))
-                else:
-                    slots.append(slot_of(model_request))
+            # Straight code: this runs for every request, and calls into pb_exchange only where there are senders.
+            if type(responses) is not list or len(responses) != len(requests):
+                responses = _check_list(responses, len(requests))
+            for index, response in enumerate(responses):
+                if type(response) is InferenceResponse:
+                    outcomes.append(encode_response(response, requests[index], output_names))
+                elif response is None:
+                    slots.append(slot_of(model_requests[index]))
                     outcomes.append(_UNANSWERED)
+                else:
+                    raise _ContractError(
+                        "Expected an 'InferenceResponse' object in the execute function return list, found type "
+                        f"'{type(response)}'."
+                    )
+            if has_senders(model_requests):
+                _check_senders(model_requests, responses)
         except BaseException as error:
             message = str(error) if isinstance(error, _ContractError) else describe_exception(error)
-            outcomes = self._fail(model_requests, message)
+            outcomes = self._fail(model_requests, requests, message)
             end_ns = time.monotonic_ns()
             return Execution(outcomes, start_ns, input_end_ns, end_ns, end_ns)
         if slots:
             # From here on, requests live as long as the model needs them for their senders.
-            del model_requests, model_request
+            del model_requests
             outcomes = self._wait(slots, outcomes, requests)
             output_start_ns = time.monotonic_ns()
         return Execution(outcomes, start_ns, input_end_ns, output_start_ns, time.monotonic_ns())
@@ -153,15 +163,17 @@ class PythonInstance(Instance):
             raise error
         return result
 
-    def _fail(self, model_requests: Sequence[InferenceRequest], message: str) -> list[Outcome]:
+    def _fail(
+        self, model_requests: Sequence[InferenceRequest], requests: Sequence[Request], message: str
+    ) -> list[Outcome]:
         """The batch failed as a whole; what a sender had sent for good stays sent."""
         failure = self._failure(message)
         outcomes: list[Outcome] = []
-        for model_request in model_requests:
+        for model_request, request in zip(model_requests, requests, strict=True):
             slot = sent_slot_of(model_request)
             close_senders(model_request)
             if slot is not None and slot.is_final and slot.response is not None:
-                outcomes.append(_encode_response(slot.response, model_request.requested))
+                outcomes.append(encode_response(slot.response, request, self._output_names))
             else:
                 outcomes.append(failure)
         return outcomes
@@ -180,7 +192,7 @@ class PythonInstance(Instance):
             slot.settled.wait()
             if slot.response is not None:
                 try:
-                    settled.append(_encode_response(slot.response, request.requested_outputs or self._output_names))
+                    settled.append(encode_response(slot.response, request, self._output_names))
                 except Exception as error:
                     settled.append(self._failure(describe_exception(error)))
             else:
@@ -233,44 +245,30 @@ class _CoroutineRunner:
         self._loop.close()
 
 
-def _check(responses: Any, model_requests: Sequence[InferenceRequest]) -> Sequence[InferenceResponse | None]:
-    """What `execute` returned, if it is what it must be.
+def _check_list(responses: Any, count: int) -> Sequence[Any]:
+    """What `execute` returned where it is not a list of the right length; None says that senders do it all.
 
     Raises:
-        _ContractError: it is not.
+        _ContractError: it is nothing that may be returned.
 
     Source: core.md 6.3.
     """
     if responses is None:
-        return [None] * len(model_requests)
+        return [None] * count
     if type(responses) is not list:
         raise _ContractError(f"Expected a list in the execute return, found type '{type(responses)}'.")
-    if len(responses) != len(model_requests):
-        raise _ContractError(
-            "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
-            f"InferenceRequest(s) size is:{len(model_requests)}, and InferenceResponse(s) size is:{len(responses)}\n"
-        )
-    for response, model_request in zip(responses, model_requests, strict=True):
-        if type(response) is not InferenceResponse:
-            if response is None:
-                continue
-            if not isinstance(response, InferenceResponse):
-                raise _ContractError(
-                    "Expected an 'InferenceResponse' object in the execute function return list, found type "
-                    f"'{type(response)}'."
-                )
+    raise _ContractError(
+        "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
+        f"InferenceRequest(s) size is:{count}, and InferenceResponse(s) size is:{len(responses)}\n"
+    )
+
+
+def _check_senders(model_requests: Sequence[InferenceRequest], responses: Sequence[Any]) -> None:
+    """A request is answered by its sender or by a response in the list, not by both."""
+    for model_request, response in zip(model_requests, responses, strict=True):
         slot = sent_slot_of(model_request)
-        if slot is not None and slot.response is not None:
+        if response is not None and slot is not None and slot.response is not None:
             raise _ContractError("Unable to send response. Non-decoupled model cannot send more than one response.")
-    return responses
-
-
-def _encode_response(response: InferenceResponse, requested: Sequence[str]) -> Response:
-    error = response.error()
-    if error is not None:
-        return Response("", 0, error=error_of_code(int(error.code()), error.message()))
-    outputs = [encode_output(tensor) for tensor in response.output_tensors() if tensor.name() in requested]
-    return Response("", 0, outputs=outputs, parameters=response.parameter_values)
 
 
 def _check_settings(context: ModelContext) -> None:

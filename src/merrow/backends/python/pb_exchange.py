@@ -12,6 +12,7 @@ Source: Triton, python_backend/src/infer_request.cc, infer_response.cc, response
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from merrow.backends.python.pb_errors import (
@@ -22,8 +23,10 @@ from merrow.backends.python.pb_errors import (
     bind_arguments,
     incompatible_arguments,
 )
-from merrow.backends.python.pb_tensor import Tensor, tensor_of_input
+from merrow.backends.python.pb_tensor import Tensor, encode_output, tensor_of_input
+from merrow.core.errors import error_of_code
 from merrow.core.request import Request
+from merrow.core.response import Response
 
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_START = 1
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_END = 2
@@ -96,11 +99,6 @@ class InferenceResponse:
         """A JSON object."""
         return json.dumps(self._parameters or {})
 
-    @property
-    def parameter_values(self) -> dict[str, Any] | None:
-        """The parameters themselves, for the server."""
-        return self._parameters
-
 
 class PreferredMemory:
     """Where a model wants the outputs of a request that it builds."""
@@ -150,23 +148,27 @@ class _SlotKey:
         self.slot.settled.set()
 
 
+class _NoSink:
+    """A request that a model builds is not on its way through the server."""
+
+    def on_response(self, response: Response) -> None:
+        raise AssertionError("a request that a model built has no sink")
+
+
+_NO_SINK = _NoSink()
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnRequest:
+    preferred_memory: PreferredMemory | None
+    trace: InferenceTrace
+
+
 class InferenceRequest:
     """One request of a batch, or one that a model builds."""
 
     __module__ = C_MODULE
-    __slots__ = (
-        "_correlation_id",
-        "_flags",
-        "_inputs",
-        "_key",
-        "_model_name",
-        "_output_names",
-        "_parameters",
-        "_request",
-        "_request_id",
-        "_timeout",
-        "_trace",
-    )
+    __slots__ = ("_all_outputs", "_inputs", "_key", "_own", "_request")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = (
@@ -210,60 +212,59 @@ class InferenceRequest:
         if not isinstance(correlation_id, (int, str)):
             raise TritonModelException("Correlation ID must be integer or string")
         parameters = values[-1]
-        self._request_id: str = request_id
-        self._correlation_id: int | str = correlation_id
+        self._request = Request(
+            model_name,
+            version,
+            _NO_SINK,
+            {},
+            tuple(dict.fromkeys(output_names)),
+            request_id,
+            None if parameters is None else _check_parameters(parameters),
+            timeout_us=timeout,
+            correlation_id=correlation_id,
+            flags=flags,
+        )
         self._inputs: list[Tensor] = list(inputs)
-        self._output_names: Sequence[str] = output_names
-        self._model_name = model_name
-        self._flags: int = flags
-        self._timeout: int = timeout
-        self._trace: InferenceTrace | None = trace
-        self._parameters: str | None = "{}" if parameters is None else json.dumps(_check_parameters(parameters))
-        self._request: Request | None = None
+        self._all_outputs: Sequence[str] = ()
         self._key: _SlotKey | None = None
+        # What only a request of the model's own has.
+        self._own: _OwnRequest | None = _OwnRequest(memory, trace or InferenceTrace())
 
     def inputs(self) -> list[Tensor]:
         return self._inputs
 
     def request_id(self) -> str:
-        return self._request_id
+        return self._request.id
 
     def correlation_id(self) -> int | str:
-        return self._correlation_id
+        return self._request.correlation_id
 
     def flags(self) -> int:
-        return self._flags
+        return self._request.flags
 
     def set_flags(self, *args: Any) -> None:
-        (self._flags,) = _integers("set_flags", self, args)
+        (self._request.flags,) = _integers("set_flags", self, args)
 
     def timeout(self) -> int:
         """Microseconds; 0 is none."""
-        return self._timeout
+        return self._request.timeout_us
 
     def parameters(self) -> str:
-        """A JSON object."""
-        if self._parameters is None:
-            assert self._request is not None
-            self._parameters = json.dumps(self._request.parameters or {}, separators=(",", ":"), ensure_ascii=False)
-        return self._parameters
+        """A JSON object; compact if it came from a client."""
+        parameters = self._request.parameters or {}
+        if self._own is not None:
+            return json.dumps(parameters)
+        return json.dumps(parameters, separators=(",", ":"), ensure_ascii=False)
 
     def requested_output_names(self) -> set[str]:
-        return set(self._output_names)
-
-    @property
-    def requested(self) -> Sequence[str]:
-        """The names of the outputs to send, for the server."""
-        return self._output_names
+        return set(self._request.requested_outputs or self._all_outputs)
 
     def trace(self) -> InferenceTrace:
-        if self._trace is None:
-            self._trace = InferenceTrace()
-        return self._trace
+        return InferenceTrace() if self._own is None else self._own.trace
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone; never for a request that the model built."""
-        return self._request is not None and self._request.is_cancelled
+        return self._request.is_cancelled
 
     def get_response_sender(self) -> "InferenceResponseSender":
         return InferenceResponseSender(self)
@@ -291,7 +292,7 @@ class InferenceResponseSender:
 
     def __init__(self, request: InferenceRequest) -> None:
         self._request = request._request
-        self._key = None if self._request is None else _key_of(request)
+        self._key = None if request._own is not None else _key_of(request)
 
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         """Send the response, the final flag, or both at once. Thread-safe."""
@@ -329,7 +330,7 @@ class InferenceResponseSender:
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone."""
-        return self._request is not None and self._request.is_cancelled
+        return self._request.is_cancelled
 
 
 _SEND_SIGNATURE = (
@@ -337,25 +338,38 @@ _SEND_SIGNATURE = (
 )
 
 
-def request_of_core(request: Request, all_output_names: Sequence[str]) -> InferenceRequest:
-    """A request of a batch. `all_output_names` are what a client that names no outputs asks for."""
+def request_of_core(request: Request, all_outputs: Sequence[str]) -> InferenceRequest:
+    """A request of a batch. `all_outputs` are what a client that names no outputs asks for."""
     made: InferenceRequest = object.__new__(InferenceRequest)
     made._request = request
-    made._request_id = request.id
-    made._correlation_id = request.correlation_id
     made._inputs = [tensor_of_input(tensor) for tensor in request.inputs.values()]
-    made._output_names = request.requested_outputs or all_output_names
-    made._flags = request.flags
-    made._timeout = request.timeout_us
-    made._trace = None
-    made._parameters = None
+    made._all_outputs = all_outputs
     made._key = None
+    made._own = None
     return made
+
+
+def encode_response(response: InferenceResponse, request: Request, all_outputs: Sequence[str]) -> Response:
+    """The response as the server knows it, without outputs that were not asked for."""
+    error = response._error
+    if error is not None:
+        return Response("", 0, error=error_of_code(int(error.code()), error.message()))
+    requested = request.requested_outputs or all_outputs
+    outputs = [encode_output(tensor) for tensor in response._output_tensors if tensor.name() in requested]
+    return Response("", 0, "", outputs, response._parameters)
 
 
 def slot_of(request: InferenceRequest) -> ResponseSlot:
     """Where the response that `execute` did not return will arrive."""
     return _key_of(request).slot
+
+
+def has_senders(requests: Sequence[InferenceRequest]) -> bool:
+    """Whether a response sender was ever asked for."""
+    for request in requests:
+        if request._key is not None:
+            return True
+    return False
 
 
 def sent_slot_of(request: InferenceRequest) -> ResponseSlot | None:

@@ -11,7 +11,7 @@ from merrow.backends.base import PrivateTensor
 from merrow.backends.python.dlpack import CPU_DEVICE, Array, export_array, import_tensor
 from merrow.backends.python.pb_errors import C_MODULE, TritonModelException, incompatible_arguments
 from merrow.core import tensor as core
-from merrow.core.datatypes import BYTES, CONFIG_TYPE_NUMBERS, CONFIG_TYPES, datatype_of_numpy
+from merrow.core.datatypes import BYTES, CONFIG_TYPE_NUMBERS, CONFIG_TYPES, NUMPY_DTYPES, datatype_of_numpy
 
 _BF16 = "BF16"
 _SIGNATURE = f"{C_MODULE}.Tensor(arg0: str, arg1: numpy.ndarray)"
@@ -71,10 +71,13 @@ class Tensor:
                 raise TritonModelException(
                     "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
                 )
-            array = encoded.as_numpy()
-            if self._datatype != BYTES and not isinstance(encoded, PrivateTensor):
-                # Others see these bytes too: the model gets its own.
-                array = array.copy()
+            if self._datatype == BYTES:
+                array = encoded.as_numpy()
+            else:
+                array = np.ndarray(encoded.shape, NUMPY_DTYPES[self._datatype], encoded.data)
+                if not isinstance(encoded, PrivateTensor):
+                    # Others see these bytes too: the model gets its own.
+                    array = array.copy()
             self._array = array
         return array
 

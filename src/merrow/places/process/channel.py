@@ -107,6 +107,10 @@ class ProtocolError(Exception):
     """A message that makes no sense."""
 
 
+MALFORMED = (ProtocolError, struct.error, ValueError, LookupError)
+"""What decoding a message can raise: most checks are those that Python makes anyway."""
+
+
 def frame(kind: int, number: int = 0, body: bytes = b"", count: int = 0) -> bytes:
     """A whole message; the body is padded."""
     size = len(body)

@@ -13,9 +13,10 @@ unhealthy, then each batch is reported as failed, so that nothing is handed to i
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from merrow.backends.base import Execution, InstanceDescription, ModelContext
@@ -36,9 +37,6 @@ _LOG = logging.getLogger("merrow.places")
 SUPPLY_NS = 500_000
 MAX_DEPTH = 32
 
-_RESTART_THREADS = 8
-_COPY_THREADS = 2
-
 
 class ProcessPlace:
     """Starts instances in child processes. Owns the fork server, which starts with the place."""
@@ -52,8 +50,6 @@ class ProcessPlace:
         self._client = ForkClient(backend_factory)
         self._launcher = Launcher(self._client, settings)
         self._receive_buffer = memoryview(bytearray(RECEIVE_BYTE_SIZE))
-        self._copy_pool = ThreadPoolExecutor(_COPY_THREADS, "copy to arena")
-        self._restart_pool = ThreadPoolExecutor(_RESTART_THREADS, "restart")
         self._instances: set[ProcessInstance] = set()
 
     @staticmethod
@@ -76,15 +72,11 @@ class ProcessPlace:
         """
         recipe = _Recipe(self._launcher, context, backend_name, instance)
         child = recipe.launch(None)
-        environment = SessionEnvironment(
-            loop, self._copy_pool, self._receive_buffer, self._settings.arena_initial_byte_size
-        )
+        environment = SessionEnvironment(loop, self._receive_buffer, self._settings.arena_initial_byte_size)
         attached: Future[ProcessInstance] = Future()
 
         def attach() -> None:
-            placed = ProcessInstance(
-                recipe, child, events, environment, self._restart_pool, self._settings, self._instances.discard
-            )
+            placed = ProcessInstance(recipe, child, events, environment, self._settings, self._instances.discard)
             self._instances.add(placed)
             attached.set_result(placed)
 
@@ -103,8 +95,6 @@ class ProcessPlace:
         """Close the instances that are left, then end the fork server and everything below it."""
         await asyncio.gather(*[instance.close() for instance in list(self._instances)])
         await asyncio.get_running_loop().run_in_executor(None, self._client.close)
-        self._restart_pool.shutdown(wait=False)
-        self._copy_pool.shutdown(wait=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +119,6 @@ class ProcessInstance:
         child: LaunchedChild,
         events: InstanceEvents,
         environment: SessionEnvironment,
-        restart_pool: Executor,
         settings: ProcessSettings,
         on_closed: "Callable[[ProcessInstance], None]",
     ) -> None:
@@ -140,13 +129,13 @@ class ProcessInstance:
         self._events = events
         self._environment = environment
         self._loop = environment.loop
-        self._restart_pool = restart_pool
         self._settings = settings
         self._on_closed = on_closed
         self._mean_execution_ns = float(SUPPLY_NS)
         self._delay_ms = settings.restart_delay_min_ms
         self._started_ns = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Set while a restart is under way, on a thread of its own; done when the thread has reported.
         self._restart: asyncio.Future[None] | None = None
         self._restarting_process: ChildProcess | None = None
         self._is_closing = False
@@ -222,36 +211,43 @@ class ProcessInstance:
 
     def _begin_restart(self) -> None:
         self._timer = None
-        launching = self._loop.run_in_executor(self._restart_pool, self._recipe.launch, self._on_forked)
-        self._restart = asyncio.ensure_future(self._finish_restart(launching), loop=self._loop)
+        self._restart = self._loop.create_future()
+        threading.Thread(target=self._launch_again, name=f"restart {self.name}", daemon=True).start()
+
+    def _launch_again(self) -> None:
+        """On the restart's thread."""
+        result: LaunchedChild | ServerError
+        try:
+            result = self._recipe.launch(self._on_forked)
+        except ServerError as error:
+            result = error
+        self._loop.call_soon_threadsafe(self._finish_restart, result)
 
     def _on_forked(self, process: ChildProcess) -> None:
-        """On a thread of the pool."""
+        """On the restart's thread."""
         self._restarting_process = process
         if self._is_closing:
             process.kill()
 
-    async def _finish_restart(self, launching: "asyncio.Future[LaunchedChild]") -> None:
-        try:
-            child = await launching
-        except ServerError as error:
+    def _finish_restart(self, result: "LaunchedChild | ServerError") -> None:
+        assert self._restart is not None
+        self._restart.set_result(None)
+        self._restart = None
+        self._restarting_process = None
+        if isinstance(result, LaunchedChild):
+            self._session = self._begin(result)
+            self.is_healthy = True
             if not self._is_closing:
-                _LOG.error(
-                    "instance '%s' could not be restarted, next attempt in %d ms: %s",
-                    self.name,
-                    self._delay_ms,
-                    error.message,
-                )
-                self._restart_later()
-            return
-        finally:
-            self._restart = None
-            self._restarting_process = None
-        self._session = self._begin(child)
-        self.is_healthy = True
-        if not self._is_closing:
-            _LOG.info("instance '%s' was restarted", self.name)
-            self._events.on_health_change(self, True)
+                _LOG.info("instance '%s' was restarted", self.name)
+                self._events.on_health_change(self, True)
+        elif not self._is_closing:
+            _LOG.error(
+                "instance '%s' could not be restarted, next attempt in %d ms: %s",
+                self.name,
+                self._delay_ms,
+                result.message,
+            )
+            self._restart_later()
 
     def _log_exit(self, process: ChildProcess, status: int) -> None:
         """On the thread of the fork client."""

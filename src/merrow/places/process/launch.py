@@ -7,7 +7,6 @@ SETUP ->   STARTED within the start time-out, then, after as long as the model t
 import json
 import logging
 import os
-import struct
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
@@ -20,6 +19,7 @@ from merrow.places.process.channel import (
     COMPLETED,
     FAILED,
     LOG,
+    MALFORMED,
     READY,
     SEGMENT,
     SETUP,
@@ -144,7 +144,7 @@ class Launcher:
                 f"Stub process '{name}' is not healthy: it did not start within "
                 f"{self._settings.start_timeout_seconds} s (--backend-config=python,stub-timeout-seconds)"
             ) from None
-        except (ProtocolError, struct.error, UnicodeError) as error:
+        except MALFORMED as error:
             raise InternalError(f"Stub process '{name}' is not healthy: {error}") from None
         return result
 

@@ -1,7 +1,7 @@
 """One child's life, as the loop sees it: batches out, answers in, and the memory of both.
 
 Everything here happens on the loop's thread, except that blocks of memory may be let go on any thread and that large
-tensors are copied on a thread of `copy_pool`. A batch is in flight from `submit` until its answer was read, or the
+tensors are copied on threads of their own. A batch is in flight from `submit` until its answer was read, or the
 session is lost (its child died, or said something that makes no sense); then `on_lost` gets every batch in flight,
 once, and nothing is reported any more.
 
@@ -12,9 +12,9 @@ import asyncio
 import logging
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ from merrow.places.process.channel import (
     FREE,
     KEEP,
     LOG,
+    MALFORMED,
     SEGMENT,
     SEGMENT_BYTE_SIZE,
     SENDER_ARENA,
@@ -71,7 +72,6 @@ class SessionEnvironment:
     """What every session of a place shares."""
 
     loop: asyncio.AbstractEventLoop
-    copy_pool: Executor
     # Where reading puts what came; used within one callback only, so one is enough for all.
     receive_buffer: memoryview
     arena_initial_byte_size: int
@@ -106,7 +106,6 @@ class Session:
         self._socket = child.data
         self._control = child.control
         self._loop = environment.loop
-        self._copy_pool = environment.copy_pool
         self._buffer = environment.receive_buffer
         self._on_answer = on_answer
         self._on_lost = on_lost
@@ -165,8 +164,8 @@ class Session:
         if self._copies:
             copies, self._copies = self._copies, []
             if sum([len(array) for array, _ in copies]) >= COPY_ON_THREAD_BYTE_SIZE:
-                future = self._copy_pool.submit(_copy_all, copies)
-                future.add_done_callback(lambda _: self._call_on_loop(lambda: self._send(message, True)))
+                # A thread for each is cheap beside copying megabytes, and there are never many.
+                threading.Thread(target=self._copy_and_send, args=(copies, message), daemon=True).start()
                 return
             _copy_all(copies)
         self._send(message, was_idle)
@@ -235,6 +234,11 @@ class Session:
         else:
             self._is_flush_scheduled = True
             self._loop.call_soon(self._flush_scheduled)
+
+    def _copy_and_send(self, copies: Sequence[tuple[Bytes, Buffer]], message: bytes) -> None:
+        """On a thread of its own."""
+        _copy_all(copies)
+        self._call_on_loop(lambda: self._send(message, True))
 
     def _flush_scheduled(self) -> None:
         self._is_flush_scheduled = False
@@ -317,7 +321,7 @@ class Session:
                     answers.append((requests, execution))
                 else:
                     self._take_notice(kind, count, number, chunk, start, end)
-        except (ProtocolError, SharedMemoryError, struct.error, ValueError, LookupError, OSError) as error:
+        except (*MALFORMED, SharedMemoryError, OSError) as error:
             _LOG.error("process %s is no longer trusted: %r", self.child.process.process_id, error)
             is_sane = False
         self._blocks = ()
@@ -372,7 +376,7 @@ class Session:
                 self._take_control_messages(messages)
         except BlockingIOError:
             pass
-        except (ProtocolError, SharedMemoryError, struct.error, ValueError, OSError) as error:
+        except (*MALFORMED, SharedMemoryError, OSError) as error:
             _LOG.error("process %s is no longer trusted: %r", self.child.process.process_id, error)
             self.lose()
 
@@ -400,7 +404,7 @@ class Session:
         try:
             while (messages := self._control.receive()) is not None:
                 self._take_control_messages(messages)
-        except (ProtocolError, SharedMemoryError, struct.error, ValueError, OSError):
+        except (*MALFORMED, SharedMemoryError, OSError):
             pass
 
     def _check_drained(self) -> None:

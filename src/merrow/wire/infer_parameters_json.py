@@ -1,0 +1,110 @@
+"""The `parameters` of an inference request over HTTP: which have a meaning, and which are for the model.
+
+Source: Triton, http_server.cc.
+"""
+
+from typing import Any
+
+from merrow.core.errors import InternalError, InvalidArgumentError, UnsupportedError
+from merrow.core.request import SEQUENCE_END, SEQUENCE_START, ParameterValue
+from merrow.wire.triton_json import (
+    NO_MEMBERS,
+    NOT_BOOL,
+    NOT_STRING,
+    NOT_UINT,
+    cut_at_nul,
+    member_error,
+)
+
+_MAX_INT64 = 2**63 - 1
+_MAX_CORRELATION_ID_BYTE_SIZE = 128
+_RESERVED_PREFIX = "triton_"
+
+
+class RequestParameters:
+    """What the `parameters` of a request say; `custom` are those for the model."""
+
+    __slots__ = ("correlation_id", "custom", "flags", "is_binary_output", "priority", "timeout_us")
+
+    def __init__(self) -> None:
+        self.custom: dict[str, ParameterValue] | None = None
+        self.priority = 0
+        self.timeout_us = 0
+        self.correlation_id: int | str = 0
+        self.flags = 0
+        self.is_binary_output = False
+
+
+def decode_request_parameters(members: Any) -> RequestParameters:
+    """The `parameters` of a request."""
+    if type(members) is not dict:
+        raise InternalError(f"failed to get request params.: {NO_MEMBERS}")
+    parameters = RequestParameters()
+    for name in members:
+        _decode_parameter(parameters, members, cut_at_nul(name))
+    return parameters
+
+
+def _decode_parameter(parameters: RequestParameters, members: dict[str, Any], name: str) -> None:
+    """One request parameter: those with a meaning set an attribute, the others are for the model."""
+    if name == "sequence_id":
+        parameters.correlation_id = _decode_correlation_id(members)
+    elif name == "sequence_start":
+        parameters.flags |= _bool(members, name) and SEQUENCE_START
+    elif name == "sequence_end":
+        parameters.flags |= _bool(members, name) and SEQUENCE_END
+    elif name == "priority":
+        parameters.priority = _uint(members, name)
+    elif name == "timeout":
+        parameters.timeout_us = _uint(members, name)
+    elif name == "binary_data_output":
+        parameters.is_binary_output = _bool(members, name)
+    elif name.startswith(_RESERVED_PREFIX):
+        raise InvalidArgumentError(
+            "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
+        )
+    else:
+        if name not in members:
+            # The name was cut at a NUL, and is looked up by what is left of it.
+            raise InternalError(f"parameter key '{name}' was not found in the JSON")
+        value = members[name]
+        kind = type(value)
+        if kind is str:
+            value = cut_at_nul(value)
+        elif kind is int and value > _MAX_INT64:
+            value = float(value)
+        elif kind not in (bool, int, float):
+            raise InvalidArgumentError(
+                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
+            )
+        if parameters.custom is None:
+            parameters.custom = {}
+        parameters.custom[name] = value
+
+
+def _decode_correlation_id(members: dict[str, Any]) -> int | str:
+    value = members.get("sequence_id")
+    if type(value) is int and value >= 0:
+        return value
+    if type(value) is not str:
+        raise member_error(members, "sequence_id", NOT_STRING, "Unable to parse 'sequence_id': ")
+    value = cut_at_nul(value)
+    if len(value.encode("utf-8", "surrogateescape")) > _MAX_CORRELATION_ID_BYTE_SIZE:
+        raise UnsupportedError(
+            f"string correlation ID cannot be longer than {_MAX_CORRELATION_ID_BYTE_SIZE} characters"
+        )
+    return value
+
+
+def _bool(members: dict[str, Any], name: str) -> bool:
+    value = members.get(name)
+    if type(value) is not bool:
+        raise member_error(members, name, NOT_BOOL, f"Unable to parse '{name}': ")
+    return value
+
+
+def _uint(members: dict[str, Any], name: str) -> int:
+    value = members.get(name)
+    if type(value) is not int or value < 0:
+        raise member_error(members, name, NOT_UINT, f"Unable to parse '{name}': ")
+    return value

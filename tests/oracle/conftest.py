@@ -1,0 +1,77 @@
+"""Both servers, started once for the whole session on one model repository."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.oracle import repository
+from tests.oracle.cases import DEFAULT_SEED
+from tests.oracle.differences import Difference
+from tests.oracle.real_triton import RealTritonUnavailableError, unsupported_reason
+from tests.oracle.server_process import ADDRESS, ServerProcess, start_merrow, start_real_triton
+from tests.oracle.suite import Peer
+
+# Two of the models cannot be loaded.
+OPTIONS = ("--exit-on-error=false",)
+
+
+@dataclass(slots=True)
+class Servers:
+    """The two that are compared, and what was found so far."""
+
+    triton: ServerProcess
+    merrow: ServerProcess
+    seed: int
+    groups_done: set[str] = field(default_factory=set)
+    used_differences: set[Difference] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """One test's connections to both."""
+
+    triton: Peer
+    merrow: Peer
+    servers: Servers
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    if reason := unsupported_reason():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("oracle")
+    models = folder / "models"
+    repository.build(models)
+    loadable = [model.name for model in repository.MODELS]
+    with (
+        _start_real_triton(models, folder / "triton.log") as triton,
+        start_merrow(models, folder / "merrow.log", *OPTIONS) as merrow,
+    ):
+        for server in (triton, merrow):
+            server.wait_until_live()
+            server.wait_until_models_ready(loadable)
+        yield Servers(triton, merrow, seed=int(os.environ.get("MERROW_ORACLE_SEED", DEFAULT_SEED)))
+
+
+@pytest.fixture
+def peers(servers: Servers) -> Iterator[Peers]:
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(contextlib.closing(Peer(one.name, ADDRESS, one.ports.http, one.ports.grpc)))
+            for one in (servers.triton, servers.merrow)
+        ]
+        yield Peers(*both, servers)
+
+
+def _start_real_triton(models: pathlib.Path, log: pathlib.Path) -> ServerProcess:
+    try:
+        # A client's open connection would make it wait at the end.
+        return start_real_triton(models, log, *OPTIONS, "--exit-timeout-secs=1")
+    except RealTritonUnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

@@ -1,0 +1,164 @@
+"""The documentation keeps up with the source: every flag, endpoint, method, metric and status has its row."""
+
+import re
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from merrow.cli.serve_flags import RESERVATIONS, SERVE_FLAGS, Standing
+from merrow.core.errors import CODE_NAMES, ErrorCode
+from merrow.frontends.grpc import status as grpc_status
+from merrow.frontends.grpc.methods import GrpcFrontend
+from merrow.frontends.http import status as http_status
+from merrow.frontends.http.routes import METHODS, resolve_target
+from merrow.observe.metrics import MODEL_FAMILIES, SERVER_FAMILIES
+from merrow.wire._generated import grpc_service_pb2
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+# Flags of other commands, and the placeholder of all.
+OTHER_FLAGS = {"check", "name", "once", "upgrade", "version"}
+FRAGMENT = re.compile(r"[a-z0-9-]+\.(added|changed|fixed|removed)\.md")
+
+
+def rows(path: Path) -> list[list[str]]:
+    """The cells of every table row of a page, heads and rulers included."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def code_spans(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+class TestFlags:
+    def test_every_flag_has_a_row_and_its_standing(self):
+        standings = {
+            None: "obeyed",
+            Standing.NO_EFFECT: "no effect",
+            Standing.NOT_YET_WARNING: "later",
+            Standing.NOT_YET_ERROR: "refused",
+        }
+        expected = {}
+        for flag in (flag for group in SERVE_FLAGS for flag in group.flags):
+            reservation = RESERVATIONS.get(flag.name)
+            expected[flag.name] = standings[None if reservation is None else reservation.standing]
+
+        documented = {
+            cells[0].strip("`").removeprefix("--"): cells[1]
+            for cells in rows(DOCS / "flags.md")
+            if cells[0].startswith("`--")
+        }
+
+        assert documented == expected
+
+    def test_every_group_has_its_heading(self):
+        headings = re.findall(r"^## (.*)$", (DOCS / "flags.md").read_text(), re.MULTILINE)
+
+        assert [group.heading for group in SERVE_FLAGS] == [each for each in headings if each != "Environment"]
+
+    def test_flags_that_pages_mention_exist(self):
+        names = {flag.name for group in SERVE_FLAGS for flag in group.flags} | OTHER_FLAGS
+        unknown = {
+            f"{page.name}: --{name}"
+            for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *DOCS.rglob("*.md"))
+            for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", page.read_text())
+            if name not in names
+        }
+
+        assert unknown == set()
+
+
+class TestProtocol:
+    def test_every_endpoint_has_a_row(self):
+        """Each documented path that works is tried; together they must reach all endpoints, with their methods."""
+        reached = set()
+        for cells in rows(DOCS / "protocol.md"):
+            if len(cells) < 3 or cells[1] != "yes":
+                continue
+            for span in code_spans(cells[0]):
+                method, _, path = span.partition(" ")
+                for optional in ("", r"\1"):
+                    concrete = re.sub(r"\[([^\]]*)\]", optional, path).replace("{model}", "m").replace("{version}", "1")
+                    target = resolve_target(concrete.encode())
+                    assert target is not None, path
+                    assert METHODS[target.endpoint] == method.encode(), path
+                    reached.add(target.endpoint)
+
+        assert reached == set(METHODS)
+
+    def test_every_rpc_has_a_row_that_says_whether_it_works(self):
+        frontend = GrpcFrontend(Mock(), Mock(), Mock())
+        service = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+        documented = {
+            span: cells[1] == "yes"
+            for cells in rows(DOCS / "protocol.md")
+            for span in code_spans(cells[0])
+            if cells[1:]
+        }
+
+        for method in service.methods:
+            path = f"/{service.full_name}/{method.name}".encode()
+            assert documented.get(method.name) == (frontend.is_streaming(path) is not None), method.name
+
+
+class TestMetrics:
+    def test_every_family_has_a_row_with_its_type(self):
+        expected = {family.name: family.type for family in (*MODEL_FAMILIES, *SERVER_FAMILIES)}
+
+        documented = {
+            cells[0].strip("`"): cells[1] for cells in rows(DOCS / "metrics.md") if cells[0].startswith("`nv_")
+        }
+
+        assert documented == expected
+
+
+class TestErrors:
+    def test_every_code_has_a_row_with_both_statuses(self):
+        documented = {
+            cells[0]: (int(cells[1]), int(cells[2].split()[0]))
+            for cells in rows(DOCS / "errors.md")
+            if cells[0] in ErrorCode.__members__
+        }
+
+        assert documented == {
+            code.name: (http_status.STATUSES[code], grpc_status.STATUSES[code]) for code in CODE_NAMES
+        }
+
+
+class TestPages:
+    @pytest.mark.parametrize(
+        "page",
+        [*ROOT.glob("*.md"), *(ROOT / "examples").glob("*.md"), *DOCS.rglob("*.md")],
+        ids=lambda page: str(page.relative_to(ROOT)),
+    )
+    def test_links_lead_somewhere(self, page):
+        links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+
+        assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+    def test_decisions_are_numbered_without_gaps(self):
+        numbers = sorted(int(path.name[:4]) for path in (DOCS / "decisions").glob("*.md"))
+
+        assert numbers == list(range(1, len(numbers) + 1))
+
+    def test_a_decision_says_context_choice_and_cost(self):
+        for path in (DOCS / "decisions").glob("*.md"):
+            text = path.read_text()
+            assert text.startswith(f"# {path.name[:4]}: "), path.name
+            assert all(f"**{part}.**" in text for part in ("Context", "Choice", "Cost")), path.name
+
+    def test_changes_are_named_by_kind(self):
+        assert [path.name for path in (ROOT / "changelog.d").iterdir() if not FRAGMENT.fullmatch(path.name)] == []
+
+    def test_the_commands_of_the_readme_are_in_the_makefile(self):
+        makefile = (ROOT / "Makefile").read_text()
+
+        for target in set(re.findall(r"\bmake ([a-z]+)\b", (ROOT / "README.md").read_text())):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+    def test_ci_runs_the_test_command_of_the_readme(self):
+        assert "make test" in (ROOT / "README.md").read_text()
+        assert "exec make test" in (ROOT / ".ci" / "run").read_text()
