@@ -49,7 +49,7 @@ def main() -> int:
             rows += perf_analyzer(plan)
             speeds.append(machine.loop_ms())
     facts["a loop of 10^6 steps in Python during the run"] = f"{min(speeds):.0f} to {max(speeds):.0f} ms"
-    date = datetime.datetime.now(datetime.UTC)
+    date = datetime.datetime.now(datetime.timezone.utc)
     page = report.render(rows, facts, f"{date:%Y-%m-%d %H:%M} UTC")
     print(page)
     if not arguments.quick:

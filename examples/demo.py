@@ -34,7 +34,7 @@ FILES = (
     (ROOT / "pyproject.toml", "toml"),
     (ROOT / "Makefile", "makefile"),
     (ROOT / "examples" / "demo.py", "python"),
-    (ROOT / "examples" / "digits" / "samples.json", "json"),
+    (ROOT / "protos" / "model_config.proto", "proto"),
     (MODELS / "digits" / "1" / "model.onnx", "onnx"),
 )
 

@@ -4,6 +4,7 @@ Nothing may hang, every request must end in a result or in an error that says wh
 truth meanwhile, and the model must come back by itself.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import pytest
@@ -53,8 +55,8 @@ class Load:
     is_over: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def start(self, ask: Callable[[], tuple[int | None, str]]) -> None:
-        self.threads.append(threading.Thread(target=self._run, args=(ask,)))
+    def start(self, client: "Client") -> None:
+        self.threads.append(threading.Thread(target=self._run, args=(client,)))
         self.threads[-1].start()
 
     def stop(self) -> None:
@@ -63,67 +65,86 @@ class Load:
             thread.join(LONGEST_ANSWER_SECONDS * 2)
             assert not thread.is_alive(), "a request hangs"
 
-    def _run(self, ask: Callable[[], tuple[int | None, str]]) -> None:
-        while not self.is_over.is_set():
-            try:
-                process_id, error = ask()
-            except Exception as unexpected:
-                self.broken.append(repr(unexpected))
-                return
-            if process_id is not None:
-                self.process_ids.append(process_id)
-            else:
-                self.errors.append(error)
+    def _run(self, client: "Client") -> None:
+        with contextlib.closing(client):
+            while not self.is_over.is_set():
+                try:
+                    process_id, error = client.ask()
+                except Exception as unexpected:
+                    self.broken.append(repr(unexpected))
+                    return
+                if process_id is not None:
+                    self.process_ids.append(process_id)
+                else:
+                    self.errors.append(error)
 
 
-def http_client(url: str) -> Callable[[], tuple[int | None, str]]:
-    connection = http.client.HTTPConnection(url, timeout=LONGEST_ANSWER_SECONDS)
+class Client(Protocol):
+    def ask(self) -> tuple[int | None, str]:
+        """One request: the id of the process that answered, or the error."""
 
-    def ask() -> tuple[int | None, str]:
-        connection.request("POST", "/v2/models/pid/infer", INFER)
-        response = connection.getresponse()
+    def close(self) -> None: ...
+
+
+class HttpClient:
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(url, timeout=LONGEST_ANSWER_SECONDS)
+
+    def ask(self) -> tuple[int | None, str]:
+        self._connection.request("POST", "/v2/models/pid/infer", INFER)
+        response = self._connection.getresponse()
         answer = json.loads(response.read())
         if response.status == 200:
             return answer["outputs"][0]["data"][0], ""
         return None, f"{response.status} {answer['error']}"
 
-    return ask
+    def close(self) -> None:
+        self._connection.close()
 
 
-def grpc_client(channel: grpc.Channel) -> Callable[[], tuple[int | None, str]]:
-    infer = channel.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        pb.ModelInferRequest.SerializeToString,
-        pb.ModelInferResponse.FromString,
-    )
-    request = pb.ModelInferRequest(model_name="pid")
-    request.inputs.add(name="IN", datatype="INT64", shape=[1]).contents.int64_contents.append(0)
+class GrpcClient:
+    def __init__(self, url: str) -> None:
+        self._channel = grpc.insecure_channel(url)
+        self._infer = self._channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelInferResponse.FromString,
+        )
+        self._request = pb.ModelInferRequest(model_name="pid")
+        self._request.inputs.add(name="IN", datatype="INT64", shape=[1]).contents.int64_contents.append(0)
 
-    def ask() -> tuple[int | None, str]:
+    def ask(self) -> tuple[int | None, str]:
         try:
-            response = infer(request, timeout=LONGEST_ANSWER_SECONDS)
+            response = self._infer(self._request, timeout=LONGEST_ANSWER_SECONDS)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
             return None, f"{error.code().name} {error.details()}"
         return int.from_bytes(response.raw_output_contents[0], "little"), ""
 
-    return ask
+    def close(self) -> None:
+        self._channel.close()
+
+
+def process_of_model(url: str) -> int:
+    with contextlib.closing(HttpClient(url)) as client:
+        process_id, error = client.ask()
+    assert process_id is not None, error
+    return process_id
 
 
 def wait_for_readiness(url: str, path: str, status: int, timeout_seconds: float) -> float:
     """Ask again and again until the answer is `status`; returns how long that took."""
-    connection = http.client.HTTPConnection(url, timeout=LONGEST_ANSWER_SECONDS)
     start = time.monotonic()
-    while True:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        response.read()
-        taken = time.monotonic() - start
-        if response.status == status:
-            connection.close()
-            return taken
-        assert taken < timeout_seconds, f"{path} still answers {response.status} after {taken:.1f} s"
+    with contextlib.closing(http.client.HTTPConnection(url, timeout=LONGEST_ANSWER_SECONDS)) as connection:
+        while True:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            taken = time.monotonic() - start
+            if response.status == status:
+                return taken
+            assert taken < timeout_seconds, f"{path} still answers {response.status} after {taken:.1f} s"
 
 
 def test_a_killed_model_process_loses_no_request_and_comes_back(tmp_path: Path):
@@ -131,20 +152,14 @@ def test_a_killed_model_process_loses_no_request_and_comes_back(tmp_path: Path):
     config = python_config("pid", [("IN", "INT64", (1,))], [("PID", "INT64", (1,))])
     repository.add("pid", config, {"1/model.py": SOURCE})
     load = Load()
-    with (
-        RunningServer(repository.path) as server,
-        grpc.insecure_channel(server.grpc_url) as channel,
-    ):
-        first_process, _ = http_client(server.http_url)()
-        assert first_process is not None
+    with RunningServer(repository.path) as server:
+        first_process = process_of_model(server.http_url)
         for _ in range(CLIENTS):
-            load.start(http_client(server.http_url))
-            load.start(grpc_client(channel))
-        wait_until(lambda: len(load.process_ids) > 50)
-
-        os.kill(first_process, signal.SIGKILL)
-
+            load.start(HttpClient(server.http_url))
+            load.start(GrpcClient(server.grpc_url))
         try:
+            wait_until(lambda: len(load.process_ids) > 50)
+            os.kill(first_process, signal.SIGKILL)
             wait_for_readiness(server.http_url, "/v2/models/pid/ready", 400, timeout_seconds=1)
             wait_for_readiness(server.http_url, "/v2/health/ready", 200, timeout_seconds=15)
             wait_for_readiness(server.http_url, "/v2/models/pid/ready", 200, timeout_seconds=1)
@@ -165,10 +180,7 @@ def test_server_readiness_is_false_while_a_model_process_is_gone(tmp_path: Path)
     config = python_config("pid", [("IN", "INT64", (1,))], [("PID", "INT64", (1,))])
     repository.add("pid", config, {"1/model.py": SOURCE})
     with RunningServer(repository.path) as server:
-        process, _ = http_client(server.http_url)()
-        assert process is not None
-
-        os.kill(process, signal.SIGKILL)
+        os.kill(process_of_model(server.http_url), signal.SIGKILL)
 
         wait_for_readiness(server.http_url, "/v2/health/ready", 400, timeout_seconds=1)
         wait_for_readiness(server.http_url, "/v2/health/ready", 200, timeout_seconds=15)

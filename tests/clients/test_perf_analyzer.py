@@ -1,6 +1,5 @@
 """NVIDIA's perf_analyzer, unmodified, out of its wheel."""
 
-import os
 import re
 import subprocess
 
@@ -8,21 +7,14 @@ import pytest
 
 from tests.clients.conftest import Endpoints
 from tests.oracle import perf_analyzer
-from tests.oracle.real_triton import RealTritonUnavailableError, unsupported_reason
+from tests.oracle.availability import install_or_skip
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(name="command", scope="module")
 def perf_analyzer_command() -> tuple[list[str], dict[str, str]]:
-    if reason := unsupported_reason():
-        pytest.skip(reason)
-    try:
-        return perf_analyzer.command()
-    except RealTritonUnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    return install_or_skip(perf_analyzer.command)
 
 
 @pytest.mark.parametrize(

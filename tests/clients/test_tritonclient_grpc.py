@@ -200,14 +200,3 @@ def test_a_stream_survives_an_error(grpc: client.InferenceServerClient):
     assert error is None
     assert result.get_response().id == "good"
     grpc.stop_stream()
-
-
-def test_a_stream_can_be_cancelled(grpc: client.InferenceServerClient):
-    answers: queue.Queue[Any] = queue.Queue()
-    grpc.start_stream(lambda result, error: answers.put((result, error)))
-    grpc.async_stream_infer("add_sub", add_sub_inputs())
-    answers.get(timeout=TIMEOUT_SECONDS)
-
-    grpc.stop_stream(cancel_requests=True)
-
-    assert grpc.is_server_live()

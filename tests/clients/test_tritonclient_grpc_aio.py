@@ -74,6 +74,24 @@ def test_stream_infer(server: Endpoints):
     run(server, test)
 
 
+def test_a_stream_can_be_cancelled(server: Endpoints):
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        while True:
+            yield {"model_name": "add_sub", "inputs": add_sub_inputs()}
+            await asyncio.sleep(0)
+
+    async def test(grpc: client.InferenceServerClient) -> None:
+        stream = grpc.stream_infer(requests())
+        async for result, error in stream:
+            assert error is None
+            np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), LEFT + RIGHT)
+            assert stream.cancel()
+            break
+        assert await grpc.is_server_live()
+
+    run(server, test)
+
+
 def test_errors(server: Endpoints):
     async def test(grpc: client.InferenceServerClient) -> None:
         with pytest.raises(InferenceServerException, match="unknown model: 'unknown' is not found"):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import queue
 import re
 import signal
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -31,6 +33,17 @@ class TritonPythonModel:
         time.sleep(SECONDS)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", request.inputs()[0].as_numpy())])
                 for request in requests]
+"""
+
+
+LATE_STARTER = """\
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        print("loading", flush=True)
+        time.sleep(60)
 """
 
 
@@ -131,6 +144,55 @@ def test_the_exit_timeout_bounds_the_wait(repository):
         os.kill(server.pid, signal.SIGTERM)
         assert server.wait() == 1
     assert "Exit timeout expired. Exiting immediately." in server.log
+
+
+def test_a_second_signal_ends_the_wait(repository):
+    add_sleeper(repository, seconds=60)
+    with (
+        RunningServer(repository.path) as server,
+        socket.create_connection(server.http_url.split(":")) as connection,
+    ):
+        body = json.dumps({"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [4], "data": [0, 0, 0, 0]}]})
+        connection.sendall(
+            f"POST /v2/models/sleeper/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        server.wait_for_log("executing")
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait_for_log("signal (SIGTERM) received")
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.wait() == 1
+
+
+def test_a_signal_ends_a_server_that_is_still_loading(repository):
+    config = python_config("late", [("INPUT0", "FP32", (4,))], [("OUTPUT0", "FP32", (4,))])
+    repository.add("late", config, {"1/model.py": LATE_STARTER})
+    server = RunningServer(repository.path)
+    server.start()
+    server.wait_for_log("loading")
+    assert server.stop() == 0
+    assert "signal (SIGTERM) received while starting" in server.log
+
+
+def test_an_open_stream_does_not_delay_the_end(repository):
+    with RunningServer(repository.path) as server:
+        answers = queue.Queue()
+        client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        tensor = tritonclient.grpc.InferInput("INPUT0", [4], "FP32")
+        tensor.set_data_from_numpy(np.zeros(4, np.float32))
+        client.async_stream_infer("m", [tensor])
+        assert answers.get(timeout=10)[1] is None
+
+        start = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - start < 5
+
+        assert answers.get(timeout=10)[1].message() == (
+            "GRPC server is shutting down and has stopped accepting new requests."
+        )
+        client.stop_stream()
+        client.close()
 
 
 def test_a_model_that_fails_to_load_ends_the_start(repository):

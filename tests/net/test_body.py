@@ -1,6 +1,6 @@
 import pytest
 
-from merrow.net.body import BodyBuffer
+from merrow.net.body import BodyBuffer, allocate
 
 
 @pytest.mark.parametrize("piece_byte_size", [1, 3, 100, 1000])
@@ -53,3 +53,26 @@ def test_more_than_the_body_is_a_mistake_of_the_caller():
 
     with pytest.raises(AssertionError):
         buffer.add(b"ab")
+
+
+@pytest.mark.parametrize("byte_size", [0, 1, 1000, 17_000_001])
+def test_memory_is_writable_and_of_the_size_asked_for(byte_size):
+    memory = memoryview(allocate(byte_size))
+
+    assert (len(memory), memory.format, memory.readonly) == (byte_size, "B", False)
+    memory[:] = bytes(byte_size)
+
+
+def test_a_large_body_is_what_was_added():
+    body = bytes(range(256)) * 70_000
+    buffer = BodyBuffer(len(body))
+    buffer.add(body[:1_000_000])
+    buffer.remaining_view()[:] = body[1_000_000:]
+    buffer.advance(len(body) - 1_000_000)
+
+    assert buffer.take() == body
+
+
+def test_no_memory_is_an_error_of_its_own():
+    with pytest.raises(MemoryError):
+        allocate(2**62)

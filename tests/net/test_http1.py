@@ -284,6 +284,18 @@ def test_a_large_body_is_received_into_its_place(byte_size, piece_byte_size):
     assert not isinstance(connection.protocol, asyncio.BufferedProtocol)
 
 
+def test_a_body_without_memory(monkeypatch):
+    def fail(byte_size):
+        raise MemoryError
+
+    monkeypatch.setattr("merrow.net.body.allocate", fail)
+    connection = MemoryConnection()
+
+    connection.receive(post(b"/", bytes(500_000))[:100_000])
+
+    assert connection.written() == fault(b"503 Service Unavailable", b"not enough memory for the request's body")
+
+
 def test_events_during_a_large_body_reach_the_connection():
     connection = MemoryConnection()
     connection.receive(post(b"/", bytes(1_000_000))[:100_000])

@@ -2,16 +2,15 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
-from tests.oracle import repository
+from tests.oracle import real_triton, repository
+from tests.oracle.availability import install_or_skip
 from tests.oracle.cases import DEFAULT_SEED
 from tests.oracle.differences import Difference
-from tests.oracle.real_triton import RealTritonUnavailableError, unsupported_reason
 from tests.oracle.server_process import ADDRESS, ServerProcess, start_merrow, start_real_triton
 from tests.oracle.suite import Peer
 
@@ -41,14 +40,14 @@ class Peers:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    if reason := unsupported_reason():
-        pytest.skip(reason)
+    install_or_skip(real_triton.install)
     folder = tmp_path_factory.mktemp("oracle")
     models = folder / "models"
     repository.build(models)
     loadable = [model.name for model in repository.MODELS]
     with (
-        _start_real_triton(models, folder / "triton.log") as triton,
+        # A client's open connection would make it wait at the end.
+        start_real_triton(models, folder / "triton.log", *OPTIONS, "--exit-timeout-secs=1") as triton,
         start_merrow(models, folder / "merrow.log", *OPTIONS) as merrow,
     ):
         for server in (triton, merrow):
@@ -65,13 +64,3 @@ def peers(servers: Servers) -> Iterator[Peers]:
             for one in (servers.triton, servers.merrow)
         ]
         yield Peers(*both, servers)
-
-
-def _start_real_triton(models: pathlib.Path, log: pathlib.Path) -> ServerProcess:
-    try:
-        # A client's open connection would make it wait at the end.
-        return start_real_triton(models, log, *OPTIONS, "--exit-timeout-secs=1")
-    except RealTritonUnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))

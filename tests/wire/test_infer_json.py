@@ -471,6 +471,11 @@ class TestRefusedRequests:
                 "invalid shape for input 'A': shape [2,-1] contains one or more invalid dimensions",
             ),
             (
+                "[18446744073709551615,18446744073709551615]",
+                "INT8",
+                "invalid shape for input 'A': shape [-1,-1] contains one or more invalid dimensions",
+            ),
+            (
                 "[0,9223372036854775808]",
                 "FP32",
                 "invalid shape for input 'A': shape [0,-9223372036854775808] contains one or more invalid dimensions",
@@ -542,6 +547,16 @@ class TestLimits:
             f"request JSON size of {len(text)} bytes exceeds the maximum allowed input size of {len(text) - 1} bytes. "
             "Use --http-max-input-size to increase the limit.",
         )
+
+    def test_the_json_part_of_a_known_header_with_a_longer_id(self):
+        codec = make_codec(200)
+        text = '{"id":"%s","inputs":[' + BINARY_INPUT + "]}"
+        decode(text % "x", FLOATS, codec=codec)
+
+        error_class, message = refusal(text % ("x" * 100), FLOATS, codec=codec)
+
+        assert error_class is InvalidArgumentError
+        assert message.startswith(f"request JSON size of {len(text) + 98} bytes exceeds the maximum allowed input size")
 
     @pytest.mark.parametrize(
         ("item", "byte_size"),

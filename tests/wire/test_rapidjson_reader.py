@@ -260,9 +260,10 @@ def test_numbers_in_arrays_do_not_count_as_values():
     assert len(numbers) == 2 * MAX_VALUE_COUNT + 1
 
 
-def test_too_many_values_are_refused():
+@pytest.mark.parametrize("value", [b"{}", b"NaN"])
+def test_too_many_values_are_refused(value):
     with pytest.raises(TooManyValuesError, match=r"^Terminate parsing due to Handler error\. at \d+$"):
-        read_document(b"[" + b"{}," * MAX_VALUE_COUNT + b"{}]")
+        read_document(b"[" + (value + b",") * MAX_VALUE_COUNT + b"{}]")
 
 
 @pytest.mark.parametrize("length", range(1, 53))

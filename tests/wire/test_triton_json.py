@@ -42,6 +42,7 @@ class TestDecoding:
             b'[{"a":{"b":{"c":[[{"d":1}]]}}}]',
             b'{"a":["x:y","z"],"b":[":",":"]}',
             b'":"',
+            b'{"a":"\\u003c\\u003e"}',
         ],
     )
     def test_colons_in_strings_are_not_taken_for_repeated_names(self, text):
@@ -68,14 +69,32 @@ class TestDecoding:
 class TestDecodingOfManyValues:
     """More than the exact reader takes on."""
 
-    def test_nan_bad_utf8_and_repeated_names_are_read(self):
+    def test_nan_and_bad_utf8_are_read(self):
         count = MAX_VALUE_COUNT + 1
-        text = b'{"a":[' + b'"\xff",' * count + b'NaN,{"b":1}],"a":1}'
+        text = b'{"a":[' + b'"\xff",' * count + b'NaN,{"b:":":"}]}'
 
         document = decode_json(text)
 
         assert document["a"][:count] == ["\udcff"] * count
         assert math.isnan(document["a"][count])
+
+    def test_rows_of_numbers_and_strings_are_not_many_values(self):
+        rows = b"[1,2]," * MAX_VALUE_COUNT
+        texts = b'["a:","b"],' * MAX_VALUE_COUNT
+        text = b'{"a:":[[' + rows + b'[3]],[[]]],"b":[[' + texts + b'[]]],"c":[[":"],1]}'
+
+        assert len(decode_json(text)["b"][0]) == MAX_VALUE_COUNT + 1
+
+    @pytest.mark.parametrize(
+        "repeated",
+        [b'{"b":":","b":1}', b'{"b":NaN,"b":1}', b'{"b":"\\u003a"}', b'{"b":1},' * MAX_VALUE_COUNT + b'":"'],
+        ids=["repeated", "repeated with NaN", "escaped colon", "many objects"],
+    )
+    def test_repeated_names_are_refused_and_so_is_what_might_have_some(self, repeated):
+        text = b"[" + b'"",' * (MAX_VALUE_COUNT + 1) + repeated + b"]"
+
+        with pytest.raises(InternalError, match=r"Terminate parsing due to Handler error\. at \d+$"):
+            decode_json(text)
 
     def test_an_error_is_unspecific_and_its_offset_counts_bytes(self):
         text = b"[" + b'"\xff\xc3\xa9",' * (MAX_VALUE_COUNT + 1) + b"x]"

@@ -135,7 +135,8 @@ SERVE_FLAGS: tuple[FlagGroup, ...] = (
             Flag(
                 "execution-place",
                 one_of("execution-place", "inline", "thread", "process"),
-                "Where models run, whatever they or their backends prefer: inline, thread or process. merrow's own.",
+                "Where models run that do not say so themselves (parameter EXECUTION_PLACE): inline, thread or "
+                "process. merrow's own.",
             ),
         ),
     ),
@@ -392,7 +393,9 @@ RESERVATIONS: dict[str, Reservation] = {
     "vertex-ai-default-model": _not_yet(_NO_VERTEX),
     "allow-gpu-metrics": _not_yet("there are no metrics of GPUs yet", False),
     "allow-cpu-metrics": _not_yet("metrics of the CPU cannot be switched off yet", True),
-    "metrics-interval-ms": _no_effect("metrics are taken when they are asked for"),
+    "metrics-interval-ms": _no_effect(
+        "metrics are taken when they are asked for, those of CPU and memory at most every 2 seconds"
+    ),
     "metrics-config": _not_yet(
         "metrics cannot be configured yet",
         ("counter_latencies", "true"),

@@ -4,10 +4,16 @@ A large body is received straight into the buffer that its tensors will view. Th
 part of the body has arrived, so that a client cannot reserve much memory by only announcing a body.
 """
 
+import mmap
+import sys
+
 from merrow.core.tensor import Buffer
 
 # The buffer is allocated when this fraction of the body is there.
 _ALLOCATION_FACTOR = 64
+# From here on, the system hands out fresh memory for each buffer, and touching it costs more than receiving the body,
+# unless it comes in huge pages: 64 MB took 10 ms instead of 70 where this was measured.
+_HUGE_PAGES_BYTE_SIZE = 16 * 1024 * 1024
 
 
 class BodyBuffer:
@@ -19,7 +25,7 @@ class BodyBuffer:
         self.byte_size = byte_size
         self.received_byte_size = 0
         self._pieces: list[Buffer] = []
-        self._buffer: bytearray | None = None
+        self._buffer: bytearray | memoryview | None = None
         self._view: memoryview | None = None
 
     @property
@@ -31,7 +37,11 @@ class BodyBuffer:
         return self.byte_size - self.received_byte_size
 
     def add(self, piece: Buffer) -> None:
-        """Append a piece, which must not be longer than what remains. It may be kept."""
+        """Append a piece, which must not be longer than what remains. It may be kept.
+
+        Raises:
+            MemoryError: there is no memory for a body of this size.
+        """
         start = self.received_byte_size
         self.received_byte_size = start + len(piece)
         assert self.received_byte_size <= self.byte_size
@@ -43,7 +53,7 @@ class BodyBuffer:
                 self._allocate()
 
     def _allocate(self) -> None:
-        self._buffer = bytearray(self.byte_size)
+        self._buffer = allocate(self.byte_size)
         self._view = memoryview(self._buffer)
         position = 0
         for piece in self._pieces:
@@ -66,3 +76,24 @@ class BodyBuffer:
             self._view = None
             return self._buffer
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
+def allocate(byte_size: int) -> bytearray | memoryview:
+    """Writable memory of this size.
+
+    Raises:
+        MemoryError: there is none.
+    """
+    if sys.platform != "linux" or byte_size < _HUGE_PAGES_BYTE_SIZE:
+        return bytearray(byte_size)
+    try:
+        memory = mmap.mmap(-1, byte_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no memory for {byte_size} bytes") from error
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        # A kernel without huge pages.
+        pass
+    # Unmapped when the last view of it is gone.
+    return memoryview(memory)

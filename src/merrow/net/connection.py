@@ -24,12 +24,11 @@ class Connection(ServedConnection):
         self._opened_ns = service.now_ns
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        limits = self.service.limits
-        if self.service.is_draining or len(self.service.connections) >= limits.max_connections:
-            self.is_ended = True
-            transport.close()
-            return
         self.attach(as_transport(transport))
+        limits = self.service.limits
+        if self.service.is_draining or len(self.service.connections) > limits.max_connections:
+            self.end(lingers=False)
+            return
         self.transport.set_write_buffer_limits(high=limits.max_write_buffer_byte_size)
 
     def data_received(self, data: bytes) -> None:

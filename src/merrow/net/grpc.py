@@ -15,6 +15,7 @@ Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md); texts and statuses of faults are g
 """
 
 import asyncio
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -203,7 +204,9 @@ class StreamingCallPlan(CallPlan):
 class Http2GrpcCall(GrpcCall):
     """What unary and streaming calls have in common."""
 
-    __slots__ = ("_deadline", "_link", "_plan", "_stream")
+    __slots__ = ("_deadline", "_link", "_plan", "_reader", "_stream")
+
+    _reader: MessageReader | None
 
     def __init__(self, stream: Stream, plan: CallPlan) -> None:
         self.path = plan.path
@@ -263,6 +266,21 @@ class Http2GrpcCall(GrpcCall):
 
     # The connection's side
 
+    @abstractmethod
+    def on_data(self, data: bytes) -> None:
+        """Take a piece of the body; an empty one when the message has been completed in its place."""
+
+    def body_view(self) -> memoryview | None:
+        body = None if self._reader is None else self._reader.body
+        return None if body is None else body.remaining_view()
+
+    def advance_body(self, byte_size: int) -> None:
+        assert self._reader is not None
+        assert self._reader.body is not None
+        self._reader.body.advance(byte_size)
+        if self._reader.body.is_complete:
+            self.on_data(b"")
+
     def on_stalled(self) -> None:
         """The rest of a message has not come in time."""
         self.cancel(_UNAVAILABLE, "request timed out: its bytes stopped coming")
@@ -277,7 +295,7 @@ class Http2GrpcCall(GrpcCall):
 class UnaryCall(Http2GrpcCall):
     """One message in, one message out."""
 
-    __slots__ = ("_message", "_reader")
+    __slots__ = ("_message",)
 
     # The application's side
 
@@ -299,7 +317,7 @@ class UnaryCall(Http2GrpcCall):
 
     def begin_receiving(self) -> None:
         """Set what only a call has whose message is put together from pieces."""
-        self._reader: MessageReader | None = self._plan.make_reader()
+        self._reader = self._plan.make_reader()
         self._message: Buffer | None = None
 
     @property
@@ -351,7 +369,7 @@ class StreamingCall(Http2GrpcCall):
         self._has_ended = False
         # Messages that came while the application was not reading.
         self._waiting: deque[Buffer] = deque()
-        self._reader: MessageReader | None = self._plan.make_reader()
+        self._reader = self._plan.make_reader()
         self._application_stream: GrpcStream = self._plan.application.on_stream(self)
 
     # The application's side

@@ -61,18 +61,26 @@ class MessageReader:
         return self._body
 
     def feed(self, data: bytes) -> list[Buffer]:
-        """The messages that these bytes complete, decompressed.
+        """The messages that these bytes complete, decompressed; one that was completed in its place, too.
 
         Raises:
             MessageFault: a message is too large, or cannot be decompressed.
         """
+        try:
+            return self._feed(data)
+        except MemoryError:
+            raise MessageFault(RESOURCE_EXHAUSTED, "not enough memory for the message") from None
+
+    def _feed(self, data: bytes) -> list[Buffer]:
         end = len(data)
         if self._body is None and not self._prefix and end >= PREFIX_BYTE_SIZE:
             flags, byte_size = unpack_prefix(data)
-            if not flags and byte_size == end - PREFIX_BYTE_SIZE:
+            if not flags and byte_size == end - PREFIX_BYTE_SIZE and byte_size <= self._max_byte_size:
                 # The usual case: exactly one message.
                 return [data[PREFIX_BYTE_SIZE:]]
         messages: list[Buffer] = []
+        if self._body is not None and self._body.is_complete:
+            messages.append(self._take())
         position = 0
         while position < end:
             if self._body is None:
@@ -88,11 +96,11 @@ class MessageReader:
                 self._body.add(data[position:piece_end] if position or piece_end < end else data)
                 position = piece_end
             if self._body.is_complete:
-                messages.append(self.take())
+                messages.append(self._take())
         return messages
 
-    def take(self) -> Buffer:
-        """The message that `body` is complete for, decompressed.
+    def _take(self) -> Buffer:
+        """The complete message, decompressed.
 
         Raises:
             MessageFault: it cannot be decompressed.
@@ -100,7 +108,7 @@ class MessageReader:
         assert self._body is not None
         message = self._body.take() if self._body.byte_size else b""
         self._body = None
-        return self.decompress(message) if self._is_compressed else message
+        return self._decompress(message) if self._is_compressed else message
 
     def _begin(self, flags: int, byte_size: int) -> None:
         if byte_size > self._max_byte_size:
@@ -111,7 +119,7 @@ class MessageReader:
         self._prefix = b""
         self._body = BodyBuffer(byte_size)
 
-    def decompress(self, message: Buffer) -> bytes:
+    def _decompress(self, message: Buffer) -> bytes:
         """A message whose prefix said that it is compressed."""
         if self._encoding not in _WINDOW_BITS:
             raise MessageFault(INTERNAL, "Received a compressed message without a grpc-encoding")

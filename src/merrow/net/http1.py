@@ -29,7 +29,7 @@ from merrow.net.exchange import Exchange, Header
 from merrow.net.http1_head import Http1Head
 from merrow.net.receiver import DirectConnection, DirectReceiver
 from merrow.net.service import Service
-from merrow.net.status import JSON_HEADERS, RequestFault, error_body, has_no_body, reason_phrase
+from merrow.net.status import JSON_HEADERS, NO_MEMORY_TEXT, RequestFault, error_body, has_no_body, reason_phrase
 
 # Up to this size the parts of an answer are joined: one plain write costs less than a gathered one.
 _JOIN_BYTE_SIZE = 32 * 1024
@@ -207,6 +207,9 @@ class Http1Connection(DirectConnection):
                     position = self._receive_chunks(data, position)
         except RequestFault as fault:
             self._fail(fault)
+            self._advance()
+        except MemoryError:
+            self._fail(RequestFault(503, NO_MEMORY_TEXT))
             self._advance()
         if self._input is not _IGNORED and position < len(data):
             # Not an incomplete head, which `_receive_head` keeps: reading pauses.

@@ -15,15 +15,18 @@ from merrow.core.tensor import Buffer
 from merrow.net.body import BodyBuffer
 from merrow.net.exchange import Exchange, Header
 from merrow.net.grpc import Http2Link, StreamingCall, UnaryCall, is_grpc, plan_call
-from merrow.net.service import ServedConnection, Service
-from merrow.net.status import JSON_HEADERS, error_body, has_no_body
+from merrow.net.receiver import DirectConnection, DirectReceiver
+from merrow.net.service import Service
+from merrow.net.status import JSON_HEADERS, NO_MEMORY_TEXT, error_body, has_no_body
 from merrow.wire.http2.connection import ServerConnection
-from merrow.wire.http2.frames import ErrorCode
+from merrow.wire.http2.frames import FRAME_HEADER_BYTE_SIZE, ErrorCode
 from merrow.wire.http2.header_block import encode_fields, encode_status
 from merrow.wire.http2.stream import RequestHead, RequestPlan, Stream
 
 # Up to so much DATA is joined with its frames' headers and written at once; more is gathered.
 _JOIN_BYTE_SIZE = 32 * 1024
+# A frame of which so much is still to come is received into its place.
+_DIRECT_BYTE_SIZE = 64 * 1024
 # More than so many write limits unsent means that a client asks and does not read.
 _MAX_UNSENT_LIMITS = 4
 _MAX_CACHED_BLOCKS = 256
@@ -33,10 +36,19 @@ _CONTINUE_BLOCK: Final = encode_status(100)
 _CONNECTION_HEADERS: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 
 
-class Http2Connection(ServedConnection):
+class Http2Connection(DirectConnection):
     """One connection; see the module."""
 
-    __slots__ = ("_active_ns", "_is_write_asked", "_shutdown_ns", "http2", "is_receiving", "sender")
+    __slots__ = (
+        "_active_ns",
+        "_frame_header",
+        "_is_view_direct",
+        "_is_write_asked",
+        "_shutdown_ns",
+        "http2",
+        "is_receiving",
+        "sender",
+    )
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
@@ -44,6 +56,9 @@ class Http2Connection(ServedConnection):
         self.sender = self.http2.sender
         self.is_receiving = False
         self._is_write_asked = False
+        # While a `DirectReceiver` stands in: what the event loop was given last, a body's place or this.
+        self._frame_header = bytearray(FRAME_HEADER_BYTE_SIZE)
+        self._is_view_direct = False
         # When there last was a request; when the client was told that the connection will end.
         self._active_ns = service.now_ns
         self._shutdown_ns: int | None = None
@@ -55,6 +70,32 @@ class Http2Connection(ServedConnection):
         self.http2.receive(data, self.service.now_ns)
         self.is_receiving = False
         self.flush()
+        if self.http2.is_in_payload and self.http2.direct_view(_DIRECT_BYTE_SIZE) is not None:
+            self.transport.set_protocol(DirectReceiver(self))
+
+    def direct_view(self) -> memoryview:
+        view = self.http2.direct_view(1)
+        self._is_view_direct = view is not None
+        # Between two frames, the next one's header alone: its payload may have a place.
+        return memoryview(self._frame_header) if view is None else view
+
+    def advance_direct(self, byte_size: int) -> None:
+        http2 = self.http2
+        stream = http2.payload_stream
+        self.is_receiving = True
+        if self._is_view_direct:
+            http2.advance_direct(byte_size, self.service.now_ns)
+        else:
+            http2.receive(bytes(self._frame_header[:byte_size]), self.service.now_ns)
+        self.is_receiving = False
+        self.flush()
+        if http2.is_in_payload:
+            is_direct = http2.direct_view(1 if self._is_view_direct else _DIRECT_BYTE_SIZE) is not None
+        else:
+            # The message may go on in the next frame.
+            is_direct = stream is not None and not stream.is_closed and stream.receiver.body_view() is not None
+        if not is_direct or not (http2.is_in_payload or http2.is_between_frames):
+            self.transport.set_protocol(self)
 
     def plan_request(self, head: RequestHead) -> RequestPlan:
         return plan_call(self, head) if is_grpc(head) else ExchangePlan(self, head)
@@ -218,12 +259,22 @@ class Http2Exchange(Exchange):
 
     def on_data(self, data: bytes) -> None:
         if self._buffer is not None:
-            self._buffer.add(data)
+            try:
+                self._buffer.add(data)
+            except MemoryError:
+                self.fail(503, NO_MEMORY_TEXT)
         elif self._pieces is not None:
             if len(self._pieces) + len(data) > self._link.service.limits.max_body_byte_size:
                 self.fail_too_large()
             else:
                 self._pieces += data
+
+    def body_view(self) -> memoryview | None:
+        return None if self._buffer is None else self._buffer.remaining_view()
+
+    def advance_body(self, byte_size: int) -> None:
+        assert self._buffer is not None
+        self._buffer.advance(byte_size)
 
     def on_end(self) -> None:
         if self._stream is not None and self.is_receiving_message:

@@ -22,6 +22,7 @@ from merrow.net.status import error_body
 from merrow.settings import ConnectionLimits
 
 _BACKLOG = 1024
+_ACCEPTING_PASSES = 4
 _MAX_SWEEP_INTERVAL_SECONDS = 1.0
 _TEXT_HEADERS = ((b"Content-Type", b"text/plain"),)
 
@@ -136,6 +137,9 @@ class Listener:
         if service is None:
             return
         service.is_draining = True
+        # Connections that are being accepted at this moment show up within a few passes of the loop.
+        for _ in range(_ACCEPTING_PASSES):
+            await asyncio.sleep(0)
         for connection in list(service.connections):
             connection.begin_drain()
         # Closed connections report their end on the next pass of the loop, so that there is always a moment to wait.

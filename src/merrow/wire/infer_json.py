@@ -46,6 +46,7 @@ from merrow.wire.triton_json import (
     check_input_size,
     cut_at_nul,
     decode_json_exactly,
+    decode_odd_json,
     encode_double,
     encode_string,
     has_repeated_names,
@@ -195,7 +196,12 @@ class InferJsonCodec:
         match = _LEADING_ID.match(header)
         key = header if match is None else header[match.end() :]
         known = self._known_headers.get(key)
-        if known is None or known.binary_byte_size != len(binary_part):
+        if (
+            known is None
+            or known.binary_byte_size != len(binary_part)
+            # An id may be of any length.
+            or header_length > self._max_input_byte_size
+        ):
             return self._decode_json(header, binary_part, key, sink)
         content = known.content
         if len(content.binary_inputs) == 1:
@@ -299,7 +305,7 @@ class InferJsonCodec:
         try:
             document = orjson.loads(json_part)
         except orjson.JSONDecodeError:
-            return self._decode_document(decode_json_exactly(json_part), json_part, binary_part)
+            return self._decode_document(decode_odd_json(json_part), json_part, binary_part)
         try:
             content = self._decode_document(document, json_part, binary_part)
             if content.member_count == json_part.count(b":") or not has_repeated_names(json_part, document):
@@ -395,14 +401,22 @@ class InferJsonCodec:
         # An empty shape has no elements, for Triton.
         count = 1 if shape else 0
         for dim in shape:
+            if dim < 0:
+                raise _shape_error(name, shape, "contains one or more invalid dimensions")
             count *= dim
-        if count == 0 and min(shape, default=0) >= 0:
+        if count == 0:
             # Whatever `data` is.
             return b""
         byte_size = count * ELEMENT_BYTE_SIZES.get(datatype, 0)
         if 0 < byte_size <= self._max_input_byte_size and type(data) is list and datatype not in _NOT_IN_JSON:
             return decode_json_data(data, datatype, count, b"true" in json_part or b"false" in json_part)
-        _check_shape(name, shape, count, byte_size)
+        if count > _MAX_INT64:
+            raise _shape_error(name, shape, f"causes total element count to exceed maximum size of {_MAX_INT64}")
+        if byte_size > _MAX_INT64:
+            raise InvalidArgumentError(
+                f"byte size overflow for input '{name}': element count ({count}) * data type size "
+                f"({byte_size // count}) exceeds maximum allowed size ({_MAX_INT64})"
+            )
         if type(data) is not list:
             raise InternalError(f"Unable to parse 'data': {NOT_ARRAY}")
         if datatype == BYTES:
@@ -520,23 +534,9 @@ def _decode_large_shape(dims: list[Any]) -> tuple[int, ...]:
     return tuple(dim - 2**64 if dim > _MAX_INT64 else dim for dim in dims)
 
 
-def _check_shape(name: str, shape: tuple[int, ...], count: int, byte_size: int) -> None:
-    """Refuse sizes that no signed 64-bit integer holds."""
-    if min(shape) < 0:
-        raise InvalidArgumentError(
-            f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}] contains one or more invalid "
-            "dimensions"
-        )
-    if count > _MAX_INT64:
-        raise InvalidArgumentError(
-            f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}] causes total element count to "
-            f"exceed maximum size of {_MAX_INT64}"
-        )
-    if byte_size > _MAX_INT64:
-        raise InvalidArgumentError(
-            f"byte size overflow for input '{name}': element count ({count}) * data type size "
-            f"({byte_size // count}) exceeds maximum allowed size ({_MAX_INT64})"
-        )
+def _shape_error(name: str, shape: tuple[int, ...], problem: str) -> InvalidArgumentError:
+    dims = ",".join(map(str, shape))
+    return InvalidArgumentError(f"invalid shape for input '{name}': shape [{dims}] {problem}")
 
 
 def _is_repeatable(key: bytes) -> bool:

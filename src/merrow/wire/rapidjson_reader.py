@@ -111,12 +111,13 @@ def read_document(text: bytes) -> Any:
 class _Reader:
     """One document being read, from left to right."""
 
-    __slots__ = ("_position", "_text")
+    __slots__ = ("_position", "_remaining_count", "_text")
 
     def __init__(self, text: bytes) -> None:
         # The end reads as NUL, like a NUL in the text.
         self._text = text + b"\0"
         self._position = 0
+        self._remaining_count = MAX_VALUE_COUNT
 
     def read(self) -> Any:
         for byte in b"\xef\xbb\xbf":
@@ -142,17 +143,19 @@ class _Reader:
     def _fail(self, message: str, offset: int | None = None) -> NoReturn:
         raise JsonSyntaxError(message, self._position if offset is None else offset)
 
+    def _count_value(self) -> None:
+        if not self._remaining_count:
+            raise TooManyValuesError(self._position)
+        self._remaining_count -= 1
+
     def _read_value(self) -> Any:
         text = self._text
         # The containers that are open, and for each of them the name whose value is being read (None for an array).
         containers: list[Any] = []
         names: list[str | None] = []
-        remaining_count = MAX_VALUE_COUNT
         while True:
             # Here a value begins.
-            if not remaining_count:
-                raise TooManyValuesError(self._position)
-            remaining_count -= 1
+            self._count_value()
             first = text[self._position]
             value: Any
             if first == _OPEN_OBJECT:
@@ -294,6 +297,7 @@ class _Reader:
                 # Not a number, infinite, or too big: one by one.
                 end = match.end()
                 while self._position < end:
+                    self._count_value()
                     elements.append(self._read_number())
                     self._next()
                     self._position += 1

@@ -17,7 +17,8 @@ Source: Triton, triton_json.h over RapidJSON.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ import orjson
 
 from merrow.core.errors import InternalError, InvalidArgumentError
 from merrow.core.tensor import Buffer
-from merrow.wire.rapidjson_reader import JsonSyntaxError, TooManyValuesError, read_document
+from merrow.wire.rapidjson_reader import MAX_VALUE_COUNT, JsonSyntaxError, TooManyValuesError, read_document
 
 NOT_STRING = "attempt to access JSON non-string as string"
 NOT_BOOL = "attempt to access JSON non-boolean as boolean"
@@ -40,6 +41,8 @@ NO_MEMBERS = "attempt to get members for non-object"
 _READ_DIFFERENTLY = re.compile(rb"\\u[dD]|[0-9]{19}|[eE]\+?[0-9]{3}")
 
 _SCALARS = frozenset({int, float, bool, type(None)})
+_STRINGS = frozenset({str})
+_LISTS = frozenset({list})
 
 # RapidJSON writes a double with up to so many digits before the point, and zeros behind it, without an exponent.
 _MAX_PLAIN_DIGITS = 21
@@ -62,37 +65,37 @@ def decode_json(text: Buffer) -> Any:
     """The value of a JSON document: None, bool, int, float, str, list or dict.
 
     Raises:
-        InternalError: the text is not JSON.
+        InternalError: the text is not JSON, or a large document that only RapidJSON could read.
     """
     if isinstance(text, memoryview):
         text = bytes(text)
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return decode_json_exactly(text)
+        return decode_odd_json(text)
     return decode_json_exactly(text) if has_repeated_names(text, document) else document
 
 
 def decode_json_exactly(text: Buffer) -> Any:
-    """`decode_json` by RapidJSON's own rules alone, unless the document has too many values for that."""
-    text = bytes(text)
-    try:
-        try:
-            return read_document(text)
-        except TooManyValuesError:
-            return _decode_many_values(text)
-    except JsonSyntaxError as error:
-        raise InternalError(f"failed to parse the request JSON buffer: {error}") from None
+    """`decode_json` by RapidJSON's own rules alone; the caller has found the text to be JSON."""
+    return _decode(text, read_document)
+
+
+def decode_odd_json(text: Buffer) -> Any:
+    """`decode_json` of a text that a strict parser has refused."""
+    return _decode(text, _read_odd_document)
 
 
 def has_repeated_names(text: bytes | bytearray, document: Any) -> bool:
     """Whether an object of the text has a name twice, given what a last-one-wins parser made of it.
 
-    True also where counting cannot tell, which takes a colon written as an escape. There are none for certain when the
-    text has as many colons as the objects have members; who has seen them all need not ask.
+    True also where counting cannot tell: a colon was written as an escape, or there are too many objects to count.
+    There are none for certain when the text has as many colons as the objects have members; who has seen them all need
+    not ask.
     """
-    # \u003a is a colon in the parsed string, and none in the text.
-    return b"\\u003" in text or text.count(b":") != _count_members_and_colons(document)
+    # That is a colon in the parsed string, and none in the text.
+    has_escaped_colon = b"\\u003a" in text or b"\\u003A" in text
+    return has_escaped_colon or text.count(b":") != _count_members_and_colons(document)
 
 
 def check_input_size(byte_size: int, max_input_byte_size: int) -> None:
@@ -190,38 +193,43 @@ def encode_doubles(values: "npt.NDArray[np.float64]") -> bytes:
     return b"".join([part for pair in zip(pieces, numbers, strict=True) for part in pair])
 
 
-def _decode_many_values(text: bytes) -> Any:
-    """A large document that orjson refuses: the standard library knows NaN, and takes bytes that are not UTF-8.
+def _decode(text: Buffer, read: Callable[[bytes], Any]) -> Any:
+    try:
+        return read(bytes(text))
+    except JsonSyntaxError as error:
+        raise InternalError(f"failed to parse the request JSON buffer: {error}") from None
 
-    Raises:
-        TooManyValuesError: it might see something else in the text than RapidJSON does.
-        JsonSyntaxError: the text is not JSON, or nested too deeply. The message says less than RapidJSON's.
+
+def _read_odd_document(text: bytes) -> Any:
+    """`read_document`, but when that gives up on a large document, the standard library may read it.
+
+    It knows NaN, and takes bytes that are not UTF-8. About what is wrong it says less than RapidJSON.
     """
-    if _READ_DIFFERENTLY.search(text):
-        raise TooManyValuesError(len(text))
+    try:
+        return read_document(text)
+    except TooManyValuesError:
+        if _READ_DIFFERENTLY.search(text):
+            raise
     characters = text.decode("utf-8", "surrogateescape")
     try:
-        return json.loads(characters, object_pairs_hook=_keep_first)
+        document = json.loads(characters)
     except json.JSONDecodeError as error:
         offset = len(characters[: error.pos].encode("utf-8", "surrogateescape"))
         raise JsonSyntaxError("Unspecific syntax error.", offset) from None
     except RecursionError:
         raise TooManyValuesError(len(text)) from None
-
-
-def _keep_first(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(members)
-    if len(document) != len(members):
-        # The first of each name is the last one backwards; its place does not matter.
-        document = dict(reversed(members))
+    if has_repeated_names(text, document):
+        raise TooManyValuesError(len(text))
     return document
 
 
 def _count_members_and_colons(document: Any) -> int:
-    """Members of all objects, plus the colons in their names and in all strings."""
+    """Members of all objects, plus the colons in their names and in all strings; fewer if there are too many."""
     count = 0
     pending = [document]
-    while pending:
+    for _ in range(MAX_VALUE_COUNT):
+        if not pending:
+            break
         value = pending.pop()
         kind = type(value)
         if kind is str:
@@ -231,7 +239,11 @@ def _count_members_and_colons(document: Any) -> int:
             pending.extend(value.values())
         elif kind is list:
             kinds = set(map(type, value))
-            if kinds == {str}:
+            # Rows of a tensor, and rows of rows, are seen through in C.
+            while kinds == _LISTS:
+                value = list(chain.from_iterable(value))
+                kinds = set(map(type, value))
+            if kinds == _STRINGS:
                 count += "".join(value).count(":")
             elif not kinds <= _SCALARS:
                 pending.extend(value)

@@ -222,6 +222,22 @@ def test_a_reloaded_model_gets_a_codec_of_its_own_and_the_old_one_is_dropped():
     assert list(inference._codecs) == [engine.models["m"]]
 
 
+def test_what_headers_say_is_kept_while_it_is_small_and_bounded():
+    inference = HttpInference(make_engine(), AnswerTasks(), 1 << 20)
+    frontend = HttpFrontend(inference.handlers())
+    for size in (10, 5000):
+        headers = [(b"x", b"v" * size), (b"Inference-Header-Content-Length", b"-1")]
+        for _ in range(2):
+            exchange = FakeExchange(b"POST", b"/v2/models/m/infer", BODY)
+            exchange.headers = headers
+            frontend.on_exchange(exchange)
+            assert exchange.status == 400
+        assert (id(headers) in inference._options) is (size == 10)
+    for _ in range(2000):
+        frontend.on_exchange(FakeExchange(b"POST", b"/v2/models/m/infer", BODY))
+    assert len(inference._options) <= 512
+
+
 # Compression.
 
 GZIP = (b"Content-Encoding", b"gzip")

@@ -11,7 +11,10 @@ class TritonPythonModel:
         self.pairs = [("IN" + output["name"][3:], output["name"], output["data_type"]) for output in outputs]
 
     def execute(self, requests):
-        return [pb_utils.InferenceResponse(self.echo(request)) for request in requests]
+        responses = []
+        for request in requests:
+            responses.append(pb_utils.InferenceResponse(self.echo(request)))
+        return responses
 
     def echo(self, request):
         tensors = []

@@ -21,11 +21,20 @@ class RecordingReceiver:
         self.handler = handler
         self.stream = stream
         self.body = b""
+        # Set by tests that want the body there.
+        self.place: bytearray | None = None
+        self.placed_byte_size = 0
 
     def on_data(self, data: bytes) -> None:
         assert data, "empty pieces are not handed on"
         assert not self.stream.is_closed
         self.body += data
+
+    def body_view(self) -> memoryview | None:
+        return None if self.place is None else memoryview(self.place)[self.placed_byte_size :]
+
+    def advance_body(self, byte_size: int) -> None:
+        self.placed_byte_size += byte_size
 
     def on_end(self) -> None:
         self.handler.events.append(("end", self.stream.id, self.body))

@@ -208,6 +208,74 @@ def test_a_connection_that_stops_inside_a_frame_says_so():
     assert wire.connection.is_in_frame
 
 
+# Bodies that are received into their place
+
+
+def wire_with_place(byte_size):
+    wire = Wire()
+    wire.receive(wire.headers(1))
+    receiver = wire.handler.streams[1].receiver
+    receiver.place = bytearray(byte_size)
+    return wire, receiver
+
+
+def test_the_rest_of_a_frame_may_be_written_into_its_place():
+    wire, receiver = wire_with_place(100)
+    assert wire.connection.direct_view(1) is None
+    assert wire.connection.is_between_frames
+
+    wire.receive(data_frame(1, b"a" * 50, end=True)[:19])
+    view = wire.connection.direct_view(10)
+    assert len(view) == 40
+    view[:30] = b"b" * 30
+    wire.connection.advance_direct(30, 5)
+    assert wire.connection.direct_view(11) is None
+    view = wire.connection.direct_view(10)
+    view[:] = b"c" * 10
+    wire.connection.advance_direct(10, 6)
+
+    assert receiver.body == b"a" * 10
+    assert receiver.place[:40] == b"b" * 30 + b"c" * 10
+    assert wire.events[-1] == ("end", 1, b"a" * 10)
+    assert wire.connection.is_between_frames
+    assert wire.connection.last_received_ns == 6
+
+
+def test_a_place_may_be_smaller_than_the_frame():
+    wire, receiver = wire_with_place(20)
+
+    wire.receive(data_frame(1, b"a" * 50)[:9])
+    assert len(wire.connection.direct_view(1)) == 20
+    wire.connection.advance_direct(20, 0)
+    receiver.place = None
+    assert wire.connection.direct_view(1) is None
+    wire.receive(b"b" * 30 + wire.headers(1, [("a", "b")], end=True))
+
+    assert wire.events[-1] == ("end", 1, b"b" * 30)
+
+
+def test_padding_has_no_place():
+    wire, receiver = wire_with_place(20)
+
+    wire.receive(frame(frames.DATA, frames.FLAG_PADDED | frames.FLAG_END_STREAM, 1, b"\x03" + b"a" * 20 + bytes(3))[:10])
+    assert len(wire.connection.direct_view(1)) == 20
+    wire.connection.advance_direct(20, 0)
+    assert wire.events == [("request", 1, b"/x")]
+    assert wire.connection.direct_view(1) is None
+    wire.receive(bytes(3))
+
+    assert wire.events[-1] == ("end", 1, b"")
+
+
+def test_a_stream_that_is_reset_has_no_place():
+    wire, receiver = wire_with_place(100)
+    wire.receive(data_frame(1, b"a" * 50)[:9])
+
+    wire.connection.sender.reset_stream(wire.handler.streams[1], ErrorCode.CANCEL)
+
+    assert wire.connection.direct_view(1) is None
+
+
 # Requests that are wrong
 
 
@@ -578,6 +646,21 @@ def test_control_frames_in_proportion_to_requests_are_no_flood():
     assert not wire.connection.is_closed
 
 
+def test_control_frames_in_proportion_to_the_messages_of_a_stream_are_no_flood():
+    wire = Wire(ConnectionLimits(max_control_frames_per_second=100))
+    wire.receive(wire.headers(1, POST))
+    stream = wire.handler.streams[1]
+    wire.connection.sender.send_headers(stream, encode_status(200))
+
+    # As grpc's C core does it: small answers are read in a burst, and acknowledged one by one.
+    for _ in range(250):
+        wire.receive(frame(frames.DATA, 0, 1, b"message"))
+        wire.connection.sender.send_data(stream, (b"answer",), 6)
+    wire.receive((FLOODS["small WINDOW_UPDATE"] + FLOODS["PING"]) * 400)
+
+    assert not wire.connection.is_closed
+
+
 def test_window_updates_of_a_large_answer_are_no_flood():
     wire = Wire(ConnectionLimits(max_control_frames_per_second=100))
 
@@ -709,6 +792,9 @@ class EchoHandler:
 
     def on_data(self, data):
         self.pieces.append(data)
+
+    def body_view(self):
+        return None
 
     def on_end(self):
         body = b"".join(self.pieces)

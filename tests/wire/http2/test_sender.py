@@ -161,6 +161,24 @@ def test_output_stops_at_the_write_limit_until_it_is_taken():
     assert sender.output_byte_size >= 100_000
 
 
+def test_one_large_frame_does_not_pass_the_write_limit():
+    """A peer with wide windows may allow frames larger than what this side wants to hold."""
+    wire = Wire(LIMITS, has_greeted=False)
+    wire.greet({Setting.INITIAL_WINDOW_SIZE: 1 << 24, Setting.MAX_FRAME_SIZE: (1 << 24) - 1})
+    wire.receive(window_update(0, 1 << 24))
+    sender = wire.connection.sender
+    body = bytes(1_000_000)
+
+    sender.send_reply(open_stream(wire, 1), TEMPLATE, b"", [body], len(body))
+
+    assert sender.output_byte_size < 200_000
+    sender.take_output()
+
+    sender.send_data(open_stream(wire, 3), [body], len(body))
+
+    assert sender.output_byte_size < 200_000
+
+
 def test_nothing_but_headers_is_sent_while_the_socket_is_full():
     wire = Wire(LIMITS)
     stream = open_stream(wire)

@@ -8,6 +8,7 @@ Source: Triton, python_backend/src/pb_stub.cc; core.md 6.1 to 6.7, texts recorde
 
 import asyncio
 import dataclasses
+import gc
 import inspect
 import logging
 import threading
@@ -36,6 +37,10 @@ from merrow.core.plain_values import decode_plain
 from merrow.core.request import Request
 
 _LOG = logging.getLogger("merrow.python")
+
+# While a response is awaited that a sender may yet send, lost senders are looked for this often.
+_FIRST_PATIENCE_SECONDS = 0.05
+_PATIENCE_SECONDS = 5.0
 
 
 class PythonBackend(Backend):
@@ -107,7 +112,9 @@ class PythonInstance(Instance):
     def execute(self, requests: Sequence[Request]) -> Execution:
         start_ns = time.monotonic_ns()
         output_names = self._output_names
-        model_requests = [request_of_core(request, output_names) for request in requests]
+        model_requests = []
+        for request in requests:
+            model_requests.append(request_of_core(request, output_names))
         input_end_ns = time.monotonic_ns()
         slots: list[ResponseSlot] = []
         outcomes: list[Outcome] = []
@@ -189,7 +196,11 @@ class PythonInstance(Instance):
                 settled.append(outcome)
                 continue
             slot = next(waiting)
-            slot.settled.wait()
+            patience = _FIRST_PATIENCE_SECONDS
+            while not slot.settled.wait(patience):
+                # A sender that the model has dropped may sit in a cycle, where only the collector finds it.
+                gc.collect()
+                patience = _PATIENCE_SECONDS
             if slot.response is not None:
                 try:
                     settled.append(encode_response(slot.response, request, self._output_names))

@@ -146,14 +146,12 @@ def _tensor_in(capsule: Any) -> _Tensor:
 
 
 def _is_contiguous(tensor: _Tensor) -> bool:
-    if not tensor.strides:
+    shape = [tensor.shape[index] for index in range(tensor.ndim)]
+    if not tensor.strides or 0 in shape:
         return True
     expected = 1
     for index in reversed(range(tensor.ndim)):
-        size = tensor.shape[index]
-        if size == 0:
-            return True
-        if size != 1 and tensor.strides[index] != expected:
+        if shape[index] != 1 and tensor.strides[index] != expected:
             return False
-        expected *= size
+        expected *= shape[index]
     return True

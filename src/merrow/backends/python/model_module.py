@@ -6,11 +6,11 @@ has all this for itself. Models that share the server's process (the thread and 
 has the names, and older ones keep what they have imported.
 """
 
-import importlib.util
 import os
 import sys
 import threading
-import types
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 from merrow.backends.base import ModelContext
@@ -76,14 +76,14 @@ def import_model(path: str, context: ModelContext) -> Any:
 def _add_package(name: str, directory: str) -> None:
     """The version's directory as a package, with or without an `__init__.py`."""
     init = os.path.join(directory, "__init__.py")
+    spec: ModuleSpec | None
     if os.path.isfile(init):
-        spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[directory])
+        spec = spec_from_file_location(name, init, submodule_search_locations=[directory])
         assert spec is not None
-        assert spec.loader is not None
-        package = importlib.util.module_from_spec(spec)
-        sys.modules[name] = package
-        spec.loader.exec_module(package)
-        return
-    package = types.ModuleType(name)
-    package.__path__ = [directory]
+    else:
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [directory]
+    package = module_from_spec(spec)
     sys.modules[name] = package
+    if spec.loader is not None:
+        spec.loader.exec_module(package)

@@ -11,7 +11,7 @@ from typing import Any
 C_MODULE = "c_python_backend_utils"
 """The module that Triton's classes say they are from; it shows in error texts."""
 
-_OWN_PACKAGE = "merrow.backends.python."
+_OWN_PACKAGE = "merrow."
 
 
 class TritonModelException(Exception):
@@ -119,7 +119,7 @@ def describe_exception(error: BaseException) -> str:
     """The text of an exception that the calling function caught from a model.
 
     `Type: message`, then the frames, innermost first, each with the line it stopped at; the caller's own frame and
-    what lies below it are left out, as are those of this package.
+    what lies below it are left out, as are those of the server.
 
     Source: pybind11, detail::error_fetch_and_normalize::complete_lazy_error_string; recorded from Triton 2.51.
     """

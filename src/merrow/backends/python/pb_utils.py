@@ -137,6 +137,7 @@ def install(version_directory: str) -> None:
     module = types.ModuleType(MODULE_NAME, __doc__)
     for name in __all__:
         setattr(module, name, globals()[name])
+    module.__file__ = __file__
     setattr(module, "get_model_dir", lambda: version_directory)  # noqa: B010  # a module has no such attribute
     native = types.ModuleType(C_MODULE)
     for each in (

@@ -42,6 +42,7 @@ _LOG = logging.getLogger("merrow.frontends.http")
 MAX_INLINE_CODING_BYTE_SIZE = 64 * 1024
 MAX_KEPT_HEADERS = 4096
 MAX_KEPT_OPTIONS = 512
+MAX_KEPT_OPTIONS_BYTE_SIZE = 2048
 
 UNSUPPORTED_CODING_HEADERS: tuple[Header, ...] = ((b"Accept-Encoding", b"gzip, deflate"), *TEXT_HEADERS)
 _NO_DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
@@ -98,9 +99,11 @@ class HttpInference:
             respond_error(exchange, error, JSON_HEADERS)
 
     def _add_options(self, headers: list[Header]) -> "_InferOptions":
-        if len(self._options) >= MAX_KEPT_OPTIONS:
-            self._options.clear()
-        options = self._options[id(headers)] = _InferOptions(headers)
+        options = _InferOptions(headers)
+        if sum(len(name) + len(value) for name, value in headers) <= MAX_KEPT_OPTIONS_BYTE_SIZE:
+            if len(self._options) >= MAX_KEPT_OPTIONS:
+                self._options.clear()
+            self._options[id(headers)] = options
         return options
 
     def _add_codec(self, model: Model) -> InferJsonCodec:

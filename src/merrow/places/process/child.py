@@ -2,7 +2,7 @@
 
 Everything happens on the main thread, which is what models expect; a thread of the model's own may at most log. Reading
 takes whatever has gathered; the batches in it are executed one after another, and answered together when none is left,
-or when the first answer has waited `FLUSH_AFTER_NS`.
+or when the first answer has waited `FLUSH_AFTER_NS`; models that are slow now and then answer batch by batch.
 
 Inputs too large for a message are views of the server's arena. When a batch is done, the views should be gone; a block
 that the model still sees is reported (KEEP), and reported again when it is gone (FREE), so that what a model keeps
@@ -68,6 +68,10 @@ from merrow.places.process.system import map_shared_memory
 _LOG = logging.getLogger("merrow.python")
 
 FLUSH_AFTER_NS = 150_000
+
+# An execution this long while answers wait would hold them up. Once there was one, answers are sent singly for a while.
+SLOW_NS = 1_000_000
+SLOW_MEMORY = 1000
 
 
 def preload(backend_factory: str) -> None:
@@ -158,6 +162,7 @@ class ChildServer:
         self._buffer = memoryview(bytearray(RECEIVE_BYTE_SIZE))
         self._out: list[bytes] = []
         self._out_since_ns = 0
+        self._unbuffered_count = 0
         self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
         self._peer = PeerArena()
         self._loans = Loans()
@@ -225,7 +230,7 @@ class ChildServer:
             request.number = request_number
             request_number += 1
         execution = execute_guarded(self._instance, self._instance_name, requests)
-        end_ns = execution.end_ns
+        start_ns, end_ns = execution.start_ns, execution.end_ns
         self._stored.clear()
         try:
             message, references = self._answers.encode(number, execution, self._place)
@@ -235,7 +240,7 @@ class ChildServer:
             for key in self._stored:
                 self._arena.free(key, end_ns)
             failure = InternalError(f"{type(error).__name__}: {error}")
-            execution = Execution([failure] * count, execution.start_ns, end_ns, end_ns, end_ns)
+            execution = Execution([failure] * count, start_ns, end_ns, end_ns, end_ns)
             message, references = self._answers.encode(number, execution, self._place)
         out = self._out
         if self._lent:
@@ -246,7 +251,12 @@ class ChildServer:
         if not out:
             self._out_since_ns = end_ns
         out.append(message)
-        if end_ns - self._out_since_ns > FLUSH_AFTER_NS:
+        if end_ns - start_ns > SLOW_NS:
+            self._unbuffered_count = SLOW_MEMORY
+        if self._unbuffered_count:
+            self._unbuffered_count -= 1
+            self._flush()
+        elif end_ns - self._out_since_ns > FLUSH_AFTER_NS:
             self._flush()
 
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:

@@ -139,7 +139,7 @@ class Launcher:
                         result = message.body
                     else:
                         raise ProtocolError(f"a control message of kind {message.kind}")
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise InternalError(
                 f"Stub process '{name}' is not healthy: it did not start within "
                 f"{self._settings.start_timeout_seconds} s (--backend-config=python,stub-timeout-seconds)"

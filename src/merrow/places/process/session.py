@@ -153,7 +153,7 @@ class Session:
         except (OSError, struct.error, UnicodeError) as error:
             # No memory, or a number that fits no message. Not the child's fault.
             self._copies.clear()
-            _LOG.error("a batch for process %s could not be encoded: %r", self.child.process.process_id, error)
+            _LOG.error("a batch for process %s could not be encoded: %s", self.child.process.process_id, repr(error))
             self._in_flight[number] = (requests, ())
             self._next_number = number + len(requests)
             self._loop.call_soon(self._fail_batch, number, InternalError(f"{type(error).__name__}: {error}"))
@@ -322,7 +322,7 @@ class Session:
                 else:
                     self._take_notice(kind, count, number, chunk, start, end)
         except (*MALFORMED, SharedMemoryError, OSError) as error:
-            _LOG.error("process %s is no longer trusted: %r", self.child.process.process_id, error)
+            _LOG.error("process %s is no longer trusted: %s", self.child.process.process_id, repr(error))
             is_sane = False
         self._blocks = ()
         # Batches that the reports bring are sent together, afterwards.
@@ -377,7 +377,7 @@ class Session:
         except BlockingIOError:
             pass
         except (*MALFORMED, SharedMemoryError, OSError) as error:
-            _LOG.error("process %s is no longer trusted: %r", self.child.process.process_id, error)
+            _LOG.error("process %s is no longer trusted: %s", self.child.process.process_id, repr(error))
             self.lose()
 
     def _take_control_messages(self, messages: Sequence[ControlMessage]) -> None:

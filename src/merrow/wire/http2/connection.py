@@ -8,8 +8,8 @@ the protocol, or a bound, ends the stream where it concerns one stream only, els
 last of the output, `is_closed` is set, every stream's receiver has been told, and nothing more is received.
 
 The receive loop is written for one case: HEADERS whose block is known, followed in the same bytes by the only DATA
-frame of the request. Such a request costs one pass of the loop and one call of the handler. Every other case goes
-through the methods below it.
+frame of the request. Such a request costs one pass of the loop and one call of its plan. Every other case goes through
+the methods below it.
 
 Source: RFC 9113.
 """
@@ -34,9 +34,12 @@ _unpack_frame_header = frames.FRAME_HEADER.unpack_from
 
 # The receive window of a connection, in windows of a stream.
 _CONNECTION_WINDOWS = 4
-# Control frames that each request allows, on top of the allowance of a second: windows are updated and connections
-# probed in proportion to the traffic.
+# Control frames that each request, and each message of a stream, allows on top of the allowance of a second: windows
+# are updated and connections probed in proportion to the traffic.
 _CONTROL_FRAMES_PER_REQUEST = 8
+_CONTROL_FRAMES_PER_DATA = 4
+# What a peer has not used of these is kept, up to so many seconds' allowance: it may read late, and all at once.
+_CREDIT_SECONDS = 10
 # A WINDOW_UPDATE below this counts as a control frame; larger ones are the normal course of a large answer.
 _SMALL_INCREMENT = 1024
 # A HEADERS frame may have so much padding and priority besides its block.
@@ -58,7 +61,8 @@ class ServerConnection:
     """One connection; see the module.
 
     `is_closed`: nothing is received any more. `is_draining`: the peer knows that no more streams are accepted.
-    `is_ending`: one of the two.
+    `is_ending`: one of the two. `is_in_payload`: inside a DATA frame, or one to skip, of `payload_stream` (None for
+    nobody's).
     """
 
     def __init__(self, handler: ConnectionHandler, limits: ConnectionLimits, now_ns: int) -> None:
@@ -75,6 +79,11 @@ class ServerConnection:
         self._resets = RateLimit(limits.max_resets_per_second, now_ns)
         self._control_frames = RateLimit(limits.max_control_frames_per_second, now_ns)
         self._control_credit_stream_id = 0
+        self._control_credit_data_count = 0
+        self._control_credit = 0
+        self._max_control_credit = _CREDIT_SECONDS * limits.max_control_frames_per_second
+        # Frames of DATA that a body came in, other than those that brought it whole.
+        self._data_count = 0
         self._max_header_byte_size = limits.max_header_byte_size
         self._max_streams = limits.max_concurrent_streams
         self._max_frame_byte_size = max(limits.max_frame_byte_size, frames.DEFAULT_MAX_FRAME_BYTE_SIZE)
@@ -87,11 +96,13 @@ class ServerConnection:
         self._preface_remaining = frames.PREFACE
         self._has_settings = False
         self._last_stream_id = 0
+        # A stream just opened, for the receive loop to serve.
+        self._opened: Stream | None = None
         # DATA that the peer may still send before the next WINDOW_UPDATE.
         self._credit = self._window
-        # Inside a DATA frame, or one to skip: what is still to come, and whose it is (None: nobody's).
-        self._is_in_payload = False
-        self._payload_stream: Stream | None = None
+        # Inside a DATA frame, or one to skip: whose it is, and what is still to come.
+        self.is_in_payload = False
+        self.payload_stream: Stream | None = None
         self._payload_remaining = 0
         self._padding_remaining = 0
         self._payload_ends_stream = False
@@ -114,9 +125,14 @@ class ServerConnection:
         )
 
     @property
+    def is_between_frames(self) -> bool:
+        """Whether nothing of the next frame has been received."""
+        return not self._rest and not self.is_in_payload
+
+    @property
     def is_in_frame(self) -> bool:
         """Whether the preface, a frame or a header block has begun and not ended."""
-        return bool(self._rest or self._is_in_payload or self._block_stream_id or not self._has_settings)
+        return bool(self._rest or self.is_in_payload or self._block_stream_id or not self._has_settings)
 
     def receive(self, data: bytes, now_ns: int) -> None:
         """Take bytes from the peer, cut anywhere. A no-op once the connection is closed."""
@@ -140,9 +156,9 @@ class ServerConnection:
         if self._preface_remaining:
             position = self._receive_preface(data)
         while not self.is_closed:
-            if self._is_in_payload:
+            if self.is_in_payload:
                 position = self._receive_payload(data, position, end)
-                if self._is_in_payload:
+                if self.is_in_payload:
                     break
                 continue
             payload = position + 9
@@ -151,74 +167,79 @@ class ServerConnection:
             high, low, kind, flags, stream_id = _unpack_frame_header(data, position)
             length = high << 8 | low
             payload_end = payload + length
+            head = None
             if kind == _HEADERS and flags == _END_HEADERS and payload_end <= end and stream_id > self._last_stream_id:
                 head = self._heads.get(data[payload:payload_end])
-                if head is not None and self._may_open(stream_id):
-                    # The straight way: a request is opened, and completed by the DATA frame that follows.
-                    position = payload_end
-                    self._last_stream_id = stream_id
-                    self.streams[stream_id] = stream = Stream(stream_id, head, self.sender.peer_stream_window)
-                    assert head.plan is not None
-                    payload = position + 9
-                    if payload <= end:
-                        high, low, kind, flags, data_stream_id = _unpack_frame_header(data, position)
-                        length = high << 8 | low
-                        payload_end = payload + length
-                        if (
-                            kind == _DATA
-                            and flags == _END_STREAM
-                            and data_stream_id == stream_id
-                            and payload_end <= end
-                            and length <= self._max_frame_byte_size
-                            and (head.content_length == -1 or head.content_length == length)
-                            and length <= self._credit
-                        ):
-                            position = payload_end
-                            self._credit -= length
-                            if self._credit << 1 < self._window:
-                                self._restore_credit()
-                            stream.is_remote_closed = True
-                            if length < _VIEW_BYTE_SIZE:
-                                head.plan.serve_whole(stream, data[payload:payload_end])
-                            else:
-                                head.plan.serve_whole(stream, memoryview(data)[payload:payload_end])
-                            continue
-                    stream.begin_receiving(self._stream_window, self.last_received_ns)
-                    head.plan.serve(stream)
+            if head is not None and self._may_open(stream_id):
+                position = payload_end
+                self._last_stream_id = stream_id
+                self.streams[stream_id] = stream = Stream(stream_id, head, self.sender.peer_stream_window)
+            else:
+                if length > self._max_frame_byte_size:
+                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
+                if self._block_stream_id and (kind != frames.CONTINUATION or stream_id != self._block_stream_id):
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame inside a header block")
+                if not self._has_settings and kind != frames.SETTINGS:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+                stream_id &= frames.MAX_STREAM_ID
+                if kind == _DATA:
+                    padding = 0
+                    if flags & frames.FLAG_PADDED:
+                        if length and payload == end:
+                            break
+                        padding = 1 + data[payload] if length else 1
+                        if padding > length:
+                            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+                        payload += 1
+                    position = payload
+                    self._begin_data(flags, stream_id, length, padding)
                     continue
-            if length > self._max_frame_byte_size:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
-            if self._block_stream_id and (kind != frames.CONTINUATION or stream_id != self._block_stream_id):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "frame inside a header block")
-            if not self._has_settings and kind != frames.SETTINGS:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            stream_id &= frames.MAX_STREAM_ID
-            if kind == _DATA:
-                padding = 0
-                if flags & frames.FLAG_PADDED:
-                    if length and payload == end:
-                        break
-                    padding = 1 + data[payload] if length else 1
-                    if padding > length:
-                        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
-                    payload += 1
-                position = payload
-                self._begin_data(flags, stream_id, length, padding)
-                continue
-            if kind not in _FRAMES:
-                position = payload
-                self._count_control_frame()
-                self._skip_payload(length)
-                continue
-            min_byte_size, max_byte_size, receive_frame = _FRAMES[kind]
-            if not min_byte_size <= length <= max_byte_size:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of type {kind} with {length} bytes")
-            if kind == _HEADERS and length > self._max_header_byte_size + _HEADERS_EXTRA_BYTE_SIZE:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
-            if payload_end > end:
-                break
-            position = payload_end
-            receive_frame(self, flags, stream_id, data[payload:payload_end])
+                if kind not in _FRAMES:
+                    position = payload
+                    self._count_control_frame()
+                    self._skip_payload(length)
+                    continue
+                min_byte_size, max_byte_size, receive_frame = _FRAMES[kind]
+                if not min_byte_size <= length <= max_byte_size:
+                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of type {kind} with {length} bytes")
+                if kind == _HEADERS and length > self._max_header_byte_size + _HEADERS_EXTRA_BYTE_SIZE:
+                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large")
+                if payload_end > end:
+                    break
+                position = payload_end
+                receive_frame(self, flags, stream_id, data[payload:payload_end])
+                if self._opened is None:
+                    continue
+                stream, self._opened = self._opened, None
+                head = stream.head
+            # A stream has been opened. Mostly, the next frame completes its request.
+            assert head.plan is not None
+            payload = position + 9
+            if payload <= end:
+                high, low, kind, flags, data_stream_id = _unpack_frame_header(data, position)
+                length = high << 8 | low
+                payload_end = payload + length
+                if (
+                    kind == _DATA
+                    and flags == _END_STREAM
+                    and data_stream_id == stream_id
+                    and payload_end <= end
+                    and length <= self._max_frame_byte_size
+                    and (head.content_length == -1 or head.content_length == length)
+                    and length <= self._credit
+                ):
+                    position = payload_end
+                    self._credit -= length
+                    if self._credit << 1 < self._window:
+                        self._restore_credit()
+                    stream.is_remote_closed = True
+                    if length < _VIEW_BYTE_SIZE:
+                        head.plan.serve_whole(stream, data[payload:payload_end])
+                    else:
+                        head.plan.serve_whole(stream, memoryview(data)[payload:payload_end])
+                    continue
+            stream.begin_receiving(self._stream_window, self.last_received_ns)
+            head.plan.serve(stream)
         return position
 
     def _receive_preface(self, data: bytes) -> int:
@@ -248,7 +269,9 @@ class ServerConnection:
         """The header of a DATA frame: `length` bytes, of which `padding`, its length's byte included, are padding."""
         ends_stream = bool(flags & _END_STREAM)
         byte_size = length - padding
-        if byte_size == 0 and not ends_stream:
+        if byte_size:
+            self._data_count += 1
+        elif not ends_stream:
             self._count_control_frame()
         # The whole frame counts as received: at worst the peer may send what it announced here.
         self._credit -= length
@@ -266,8 +289,8 @@ class ServerConnection:
                 stream = None
             elif not ends_stream and stream.receive_credit << 1 < self._stream_window:
                 self._restore_stream_credit(stream)
-        self._is_in_payload = True
-        self._payload_stream = stream
+        self.is_in_payload = True
+        self.payload_stream = stream
         self._payload_remaining = byte_size
         self._padding_remaining = max(padding - 1, 0)
         self._payload_ends_stream = ends_stream
@@ -287,15 +310,15 @@ class ServerConnection:
         return None
 
     def _skip_payload(self, length: int) -> None:
-        self._is_in_payload = True
-        self._payload_stream = None
+        self.is_in_payload = True
+        self.payload_stream = None
         self._payload_remaining = length
         self._padding_remaining = 0
         self._payload_ends_stream = False
 
     def _receive_payload(self, data: bytes, position: int, end: int) -> int:
         """Hand on what there is of the current frame; returns the position after it."""
-        stream = self._payload_stream
+        stream = self.payload_stream
         remaining = self._payload_remaining
         if remaining:
             piece_end = min(position + remaining, end)
@@ -308,12 +331,33 @@ class ServerConnection:
             self._padding_remaining -= skipped
             position += skipped
             if self._padding_remaining == 0:
-                self._is_in_payload = False
-                self._payload_stream = None
+                self.is_in_payload = False
+                self.payload_stream = None
                 if self._payload_ends_stream and stream is not None and not stream.is_closed:
                     stream.is_remote_closed = True
                     stream.receiver.on_end()
         return position
+
+    def direct_view(self, min_byte_size: int) -> memoryview | None:
+        """Where the rest of the current DATA frame may be written to, instead of being given to `receive`.
+
+        None unless at least `min_byte_size` bytes are to come, and the receiver of the stream knows their place.
+        """
+        stream = self.payload_stream
+        if self._payload_remaining < min_byte_size or stream is None or stream.is_closed:
+            return None
+        view = stream.receiver.body_view()
+        return None if view is None else view[: self._payload_remaining]
+
+    def advance_direct(self, byte_size: int, now_ns: int) -> None:
+        """So many bytes have been written to `direct_view`."""
+        stream = self.payload_stream
+        assert stream is not None
+        self.last_received_ns = stream.received_ns = now_ns
+        self._payload_remaining -= byte_size
+        stream.receiver.advance_body(byte_size)
+        if self._payload_remaining == 0:
+            self._receive_payload(b"", 0, 0)
 
     def _restore_credit(self) -> None:
         self._send(frames.encode_window_update(0, self._window - self._credit))
@@ -393,14 +437,13 @@ class ServerConnection:
             self._open_stream(stream_id, ends_stream, head)
 
     def _open_stream(self, stream_id: int, ends_stream: bool, head: RequestHead) -> None:
-        assert head.plan is not None
         self.streams[stream_id] = stream = Stream(stream_id, head, self.sender.peer_stream_window)
         if ends_stream:
+            assert head.plan is not None
             stream.is_remote_closed = True
             head.plan.serve_whole(stream, b"")
         else:
-            stream.begin_receiving(self._stream_window, self.last_received_ns)
-            head.plan.serve(stream)
+            self._opened = stream
 
     def _receive_trailers(self, stream_id: int, ends_stream: bool, block: bytes) -> None:
         fault = self._decoder.decode_trailers(block)
@@ -521,10 +564,16 @@ class ServerConnection:
     def _count_control_frame(self) -> None:
         # Stream ids are odd: two for each request.
         new_requests = (self._last_stream_id - self._control_credit_stream_id) >> 1
-        if new_requests:
+        data_count = self._data_count + self.sender.data_count
+        new_data = data_count - self._control_credit_data_count
+        if new_requests or new_data:
             self._control_credit_stream_id += new_requests << 1
-            self._control_frames.give(new_requests * _CONTROL_FRAMES_PER_REQUEST)
-        if not self._control_frames.take(self.last_received_ns):
+            self._control_credit_data_count = data_count
+            credit = new_requests * _CONTROL_FRAMES_PER_REQUEST + new_data * _CONTROL_FRAMES_PER_DATA
+            self._control_credit = min(self._control_credit + credit, self._max_control_credit)
+        if self._control_credit:
+            self._control_credit -= 1
+        elif not self._control_frames.take(self.last_received_ns):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _count_reset(self) -> None:
@@ -578,7 +627,7 @@ class ServerConnection:
         self.sender.check_invariants()
         assert len(self.streams) <= self._max_streams
         assert 0 <= self._credit <= self._window
-        assert not self._rest or not self._is_in_payload
+        assert not self._rest or not self.is_in_payload
         for stream in self.streams.values():
             assert stream.is_remote_closed or stream.receive_credit >= 0
 

@@ -56,6 +56,7 @@ class Sender:
         "_is_held",
         "_is_pumping",
         "_write_limit",
+        "data_count",
         "max_frame_byte_size",
         "output",
         "output_byte_size",
@@ -74,6 +75,8 @@ class Sender:
         # What there is to send, in order, and how much of it is DATA.
         self.output: list[Buffer] = []
         self.output_byte_size = 0
+        # Runs of DATA that were sent apart from whole answers, and turns of queued ones.
+        self.data_count = 0
         self.streams: dict[int, Stream] = {}
         self.reset_streams: dict[int, None] = {}
         # The peer's settings and the connection's window.
@@ -99,6 +102,7 @@ class Sender:
             and byte_size <= self.window
             and byte_size <= self.max_frame_byte_size
             and stream.queue is None
+            and self.output_byte_size + byte_size <= self._write_limit
             and not self._is_held
         ):
             stream_id = stream.id
@@ -143,10 +147,12 @@ class Sender:
         """A run of DATA: sent as far as windows allow, the rest (views of `parts`) queued."""
         if stream.is_closed:
             return
+        self.data_count += 1
         if (
             byte_size <= stream.send_window
             and byte_size <= self.window
             and byte_size <= self.max_frame_byte_size
+            and self.output_byte_size + byte_size <= self._write_limit
             and not self._is_held
             and not stream.queue
         ):
@@ -271,6 +277,7 @@ class Sender:
         queue = stream.queue
         assert queue, "a blocked stream has queued data"
         turn = min(_TURN_BYTE_SIZE, stream.send_window, self.window, stream.queued_byte_size)
+        self.data_count += 1
         stream.send_window -= turn
         self.window -= turn
         stream.queued_byte_size -= turn

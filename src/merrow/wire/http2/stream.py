@@ -23,6 +23,12 @@ class StreamReceiver(Protocol):
     def on_data(self, data: bytes) -> None:
         """A piece of the body, never empty; cut anywhere."""
 
+    def body_view(self) -> memoryview | None:
+        """Where the next bytes of the body belong, for the socket to write to; None if they are to be handed over."""
+
+    def advance_body(self, byte_size: int) -> None:
+        """So many bytes have been written to `body_view`."""
+
     def on_end(self) -> None:
         """The body is complete, and has the length that was announced, if one was."""
 

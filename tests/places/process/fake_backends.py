@@ -1,0 +1,175 @@
+"""Backends for tests of the process place; they run in real child processes, which import this module by name."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from merrow.backends.base import Backend, Execution, Instance, InstanceDescription, ModelContext, Outcome, Place
+from merrow.core.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from merrow.core.model_config import ModelConfig, ModelInput
+from merrow.core.request import Request
+from merrow.core.response import Response
+from merrow.core.tensor import Tensor
+
+
+def backend_of(name: str) -> Backend:
+    if name != "fake":
+        raise InvalidArgumentError(f"no backend {name}")
+    return FakeBackend()
+
+
+class FakeBackend(Backend):
+    """What an instance does is said by the parameter `do` of each request; what loading does, by the config's name."""
+
+    name = "fake"
+    default_place = Place.PROCESS
+
+    def auto_complete(self, context: ModelContext) -> ModelConfig:
+        if context.name == "refuses":
+            raise UnavailableError("not today")
+        if context.name == "dies":
+            os._exit(3)
+        return ModelConfig(name=context.name, max_batch_size=8, input=(ModelInput("IN", "TYPE_FP32", dims=(-1,)),))
+
+    def create_instance(self, context: ModelContext, instance: InstanceDescription) -> Instance:
+        if context.name == "refuses":
+            raise UnavailableError("not today")
+        if context.name == "raises":
+            raise ZeroDivisionError("by nothing")
+        if context.name == "dies":
+            os._exit(3)
+        if context.name == "dies_later":
+            # Loads once, and never again.
+            marker = Path(context.version_directory, "loaded")
+            if marker.exists():
+                os._exit(3)
+            marker.touch()
+        logging.getLogger("merrow.python").info("loading %s", instance.name)
+        return FakeInstance(context)
+
+
+class FakeInstance(Instance):
+    def __init__(self, context: ModelContext) -> None:
+        self._context = context
+        self._kept: list[np.ndarray] = []
+
+    def execute(self, requests: Sequence[Request]) -> Execution:
+        start_ns = time.monotonic_ns()
+        outcomes = [self._answer(request) for request in requests]
+        end_ns = time.monotonic_ns()
+        return Execution(outcomes, start_ns, start_ns + 1, end_ns - 1, end_ns)
+
+    def close(self) -> None:
+        if self._context.name == "finalizes":
+            Path(self._context.version_directory, "finalized").touch()
+        if self._context.name == "never_ends":
+            time.sleep(60)
+
+    def _answer(self, request: Request) -> Outcome:
+        do = (request.parameters or {}).get("do", "echo")
+        arrays = {name: tensor.as_numpy() for name, tensor in request.inputs.items() if tensor.datatype != "BYTES"}
+        if do == "echo":
+            return Response("", 0, outputs=list(request.inputs.values()), parameters=request.parameters)
+        if do == "describe":
+            return _text_response(
+                repr(
+                    (
+                        request.id,
+                        request.correlation_id,
+                        request.flags,
+                        request.priority,
+                        request.timeout_us,
+                        request.parameters,
+                        request.requested_outputs,
+                        {name: (tensor.datatype, list(tensor.shape)) for name, tensor in request.inputs.items()},
+                    )
+                )
+            )
+        if do == "environment":
+            return _text_response(
+                repr(
+                    {
+                        "pid": os.getpid(),
+                        "is_main_thread": threading.current_thread() is threading.main_thread(),
+                        "stdin": sys.stdin.read(),
+                        "descriptors": sorted(os.listdir("/proc/self/fd")),
+                        "random": [int(np.random.randint(1 << 30)) for _ in range(2)],
+                    }
+                )
+            )
+        if do == "double":
+            return Response("", 0, outputs=[Tensor.from_numpy(name, array * 2) for name, array in arrays.items()])
+        if do == "tail":
+            return Response("", 0, outputs=[Tensor.from_numpy(name, array[1:]) for name, array in arrays.items()])
+        if do == "keep":
+            self._kept += arrays.values()
+            return Response("", 0, outputs=[Tensor.from_numpy(name, array) for name, array in arrays.items()])
+        if do == "sum_kept":
+            return _text_response(repr([float(array.sum()) for array in self._kept]))
+        if do == "spoil_kept":
+            for array in self._kept:
+                array[:] = -1
+            return _text_response("")
+        if do == "drop_kept":
+            self._kept.clear()
+            return _text_response("")
+        if do == "make":
+            return Response("", 0, outputs=[Tensor.from_numpy("OUT", np.ones(int(arrays["SIZE"][0]), np.uint8))])
+        if do == "error":
+            return Response("", 0, error=NotFoundError("no such thing"))
+        if do == "fail":
+            return UnavailableError("come again")
+        if do == "raise":
+            raise ValueError("boom")
+        if do == "long name":
+            return Response("", 0, outputs=[Tensor("n" * 100_000, "FP32", (0,), b"")])
+        if do == "sleep":
+            time.sleep(float(arrays["SECONDS"][0]))
+            return _text_response("")
+        if do == "wait until cancelled":
+            while not request.is_cancelled:
+                time.sleep(0.001)
+            return _text_response("cancelled")
+        if do == "exit":
+            os._exit(7)
+        if do == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if do == "log":
+            logging.getLogger("merrow.python").warning("said %s", "so")
+            return _text_response("")
+        if do == "start a process":
+            return _text_response(str(subprocess.Popen(["sleep", "60"]).pid))
+        if do == "fork":
+            # A process that holds everything that this one holds, the sockets too.
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            return _text_response(str(child))
+        if do == "flood":
+            os.write(int(_data_socket()), b"\xff" * 64)
+            return _text_response("")
+        raise AssertionError(do)
+
+
+def _text_response(text: str) -> Response:
+    return Response("", 0, outputs=[Tensor.from_numpy("TEXT", np.array([text.encode()], dtype=np.object_))])
+
+
+def _data_socket() -> str:
+    """The first socket of the process is the data socket."""
+    descriptors = sorted(map(int, os.listdir("/proc/self/fd")))
+    return next(
+        str(descriptor)
+        for descriptor in descriptors
+        if os.path.exists(f"/proc/self/fd/{descriptor}")
+        and os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
+    )

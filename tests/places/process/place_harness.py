@@ -1,0 +1,136 @@
+"""Runs a place with instances in real processes, and lets a test wait for what they report."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from merrow.backends.base import Execution, InstanceDescription, ModelContext
+from merrow.core.errors import ServerError
+from merrow.core.model_config import ModelConfig
+from merrow.core.request import Request
+from merrow.core.response import Response
+from merrow.core.tensor import Tensor
+from merrow.places.base import PlacedInstance
+from merrow.places.process.host import ProcessInstance, ProcessPlace
+from merrow.settings import ProcessSettings
+
+FAKE_BACKENDS = "tests.places.process.fake_backends:backend_of"
+SETTINGS = ProcessSettings(restart_delay_min_ms=10, restart_delay_max_ms=200, close_timeout_seconds=5)
+
+
+class Sink:
+    """Answers go to the engine, which here is the test."""
+
+    def on_response(self, response: Response) -> None:
+        raise AssertionError("nobody answers a sink here")
+
+
+def make_request(
+    inputs: "Mapping[str, np.ndarray[Any, np.dtype[Any]]] | None" = None, do: str = "echo", **fields: Any
+) -> Request:
+    parameters = {"do": do, **fields.pop("parameters", {})}
+    tensors = {name: Tensor.from_numpy(name, array) for name, array in (inputs or {}).items()}
+    return Request("m", 1, Sink(), tensors, parameters=parameters, **fields)
+
+
+def outputs_of(outcome: Response | ServerError) -> "dict[str, np.ndarray[Any, np.dtype[Any]]]":
+    assert isinstance(outcome, Response), outcome
+    assert outcome.error is None, outcome.error
+    return {tensor.name: tensor.as_numpy() for tensor in outcome.outputs}
+
+
+def text_of(outcome: Response | ServerError) -> str:
+    (text,) = outputs_of(outcome)["TEXT"]
+    return str(text.decode())
+
+
+class Reports:
+    """What instances report. Each batch must be reported exactly once."""
+
+    def __init__(self) -> None:
+        self.health: list[bool] = []
+        self.reported: list[Sequence[Request]] = []
+        self._waiting: dict[int, asyncio.Future[Execution | ServerError]] = {}
+        self._health_changed = asyncio.Event()
+
+    def on_execution(self, instance: PlacedInstance, requests: Sequence[Request], execution: Execution) -> None:
+        self.reported.append(requests)
+        self._waiting.pop(id(requests)).set_result(execution)
+
+    def on_failure(self, instance: PlacedInstance, requests: Sequence[Request], error: ServerError) -> None:
+        self.reported.append(requests)
+        self._waiting.pop(id(requests)).set_result(error)
+
+    def on_health_change(self, instance: PlacedInstance, is_healthy: bool) -> None:
+        assert instance.is_healthy == is_healthy
+        self.health.append(is_healthy)
+        self._health_changed.set()
+
+    def submit(self, instance: PlacedInstance, *requests: Request) -> "asyncio.Future[Execution | ServerError]":
+        future: asyncio.Future[Execution | ServerError] = asyncio.get_running_loop().create_future()
+        self._waiting[id(requests)] = future
+        instance.submit(requests)
+        return future
+
+    async def execute(self, instance: PlacedInstance, *requests: Request) -> Execution:
+        result = await self.submit(instance, *requests)
+        assert isinstance(result, Execution), result
+        return result
+
+    async def ask(self, instance: PlacedInstance, request: Request) -> Response | ServerError:
+        (outcome,) = (await self.execute(instance, request)).outcomes
+        return outcome
+
+    async def wait_for_health(self, *health: bool) -> None:
+        while self.health != list(health):
+            self._health_changed.clear()
+            await asyncio.wait_for(self._health_changed.wait(), 10)
+
+
+def make_context(name: str = "m", directory: str = "/nowhere", config: ModelConfig | None = None) -> ModelContext:
+    if config is None:
+        config = ModelConfig(name=name)
+    return ModelContext(name, 1, replace(config, name=name), "{}", directory, f"{directory}/1")
+
+
+def describe_instance(name: str = "m_0_0") -> InstanceDescription:
+    return InstanceDescription(name, "KIND_CPU", 0)
+
+
+@asynccontextmanager
+async def running_place(
+    settings: ProcessSettings = SETTINGS, backend_factory: str = FAKE_BACKENDS
+) -> AsyncIterator[ProcessPlace]:
+    place = ProcessPlace(settings, backend_factory)
+    try:
+        yield place
+    finally:
+        await place.close()
+
+
+async def start(
+    place: ProcessPlace,
+    reports: Reports,
+    context: ModelContext | None = None,
+    name: str = "m_0_0",
+    backend: str = "fake",
+) -> ProcessInstance:
+    return await asyncio.to_thread(
+        place.start, context or make_context(), backend, describe_instance(name), reports, asyncio.get_running_loop()
+    )
+
+
+@asynccontextmanager
+async def running_instance(
+    place: ProcessPlace, context: ModelContext | None = None
+) -> AsyncIterator[tuple[ProcessInstance, Reports]]:
+    reports = Reports()
+    instance = await start(place, reports, context)
+    try:
+        yield instance, reports
+    finally:
+        await instance.close()
