@@ -182,7 +182,10 @@ class Server:
                 await asyncio.wait_for(doors.close(), _seconds_until(deadline_ns))
             except asyncio.TimeoutError:
                 is_clean = False
-        await asyncio.gather(*closing)
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if error is not None:
+                # A defect; what is left to stop must be stopped all the same.
+                _LOG.error("closing a port failed", exc_info=error)
         place, self._process_place = self._process_place, None
         if place is not None:
             await place.close()

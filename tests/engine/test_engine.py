@@ -8,7 +8,6 @@ from merrow.core.errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
-    ServerError,
     UnavailableError,
     UnsupportedError,
 )
@@ -224,6 +223,15 @@ def test_a_model_may_be_placed_on_a_thread(tmp_path):
     run(scenario, tmp_path)
 
 
+def test_the_operators_place_wins_over_the_models(tmp_path):
+    add_model(tmp_path, "m", IDENTITY + 'parameters { key: "EXECUTION_PLACE" value { string_value: "thread" } }')
+
+    def scenario(engine, started):
+        assert engine.find_model("m").place.value == "inline"
+
+    run(scenario, tmp_path, execution_place="inline")
+
+
 def test_warm_up_is_counted_and_a_failing_one_fails_the_load(tmp_path):
     warmup = """
     model_warmup { name: "s" batch_size: 2 count: 3
@@ -372,5 +380,29 @@ def test_stopping_refuses_new_requests(tmp_path):
     run(scenario, tmp_path)
     (engine,) = kept
     assert engine.is_exiting
-    with pytest.raises(ServerError):
+    with pytest.raises(UnavailableError, match=r"^Server not ready$"):
         engine.find_model("m")
+
+
+def test_stopping_does_not_wait_longer_than_it_may(tmp_path):
+    slow = (
+        IDENTITY
+        + """
+    parameters { key: "EXECUTION_PLACE" value { string_value: "thread" } }
+    parameters { key: "execute_delay_ms" value { string_value: "300" } }
+    """
+    )
+    add_model(tmp_path, "m", slow)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        options = RepositorySettings(model_repositories=(str(tmp_path),))
+        loader = ModelLoader(options, backend_of, None, time.monotonic_ns, loop)
+        engine = Engine(options, loader, time.monotonic_ns, HostUsageCollector(time.monotonic_ns, 10**9))
+        assert await engine.start()
+        request = infer(engine)
+        assert not await engine.stop(0.01)
+        await asyncio.wait_for(request.sink.arrived.wait(), 5)
+        assert await engine.stop(5)
+
+    asyncio.run(main())

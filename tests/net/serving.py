@@ -149,7 +149,7 @@ class ServerThread:
         self.application.loop = self.loop = loop
         applications = options.pop("applications", (self.application, self.application))
         self.listener = Listener(*applications, limits, **options)
-        self._thread = threading.Thread(target=self._run, name="server")
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self.failures: list[dict[str, Any]] = []
 
     def _run(self) -> None:

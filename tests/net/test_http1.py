@@ -28,9 +28,10 @@ def answer(body=b"", *, status=b"200 OK", close=False):
 
 def fault(status, text):
     body = b'{"error":"%b"}' % text
-    return (
-        b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-        % (status, len(body), body)
+    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+        status,
+        len(body),
+        body,
     )
 
 
@@ -489,8 +490,16 @@ FAULTS = [
     (b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400 Bad Request", b"unable to parse the request: "),
     (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", b"400 Bad Request", b"chunked request body: "),
     (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", b"501 Not Implemented", b"unsupported Tran"),
-    (b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", b"413 Content Too Large", b"request body exceeds the limit of "),
-    (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n", b"413 Content Too Large", b"request body exceeds"),
+    (
+        b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n",
+        b"413 Content Too Large",
+        b"request body exceeds the limit of ",
+    ),
+    (
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n",
+        b"413 Content Too Large",
+        b"request body exceeds",
+    ),
     (b"GET / HTTP/1.1\r\nA: " + bytes(2000), b"431 Request Header Fields Too Large", b"request head exceeds the limit"),
     (b"GET / HTTP/1.1\r\nA: " + b"b" * 2000 + b"\r\n\r\n", b"431 Request Header Fields Too Large", b"request head "),
     (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 21 + b"\r\n", b"431 Request Header Fields Too Large", b"request has more"),
@@ -676,7 +685,9 @@ def test_draining_serves_what_waits_first():
     assert not connection.transport.is_closing
     connection.application.held[1].respond(204, (), ())
 
-    assert connection.written() == b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
+    assert (
+        connection.written() == b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
+    )
     assert connection.transport.is_closing
 
 
@@ -741,3 +752,15 @@ def test_no_bytes_raise(data, piece):
     for exchange in connection.application.held:
         exchange.respond(200, (), ())
     connection.lose()
+
+
+def test_a_client_that_has_gone_unnoticed_is_no_trouble():
+    connection = MemoryConnection()
+
+    def fail():
+        raise OSError("not connected")
+
+    connection.transport.write_eof = fail
+    connection.receive(b"BAD\r\n\r\n")
+
+    assert connection.transport.is_closing

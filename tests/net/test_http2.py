@@ -199,7 +199,9 @@ def test_a_client_that_asks_is_told_to_continue():
 
 def test_a_client_that_leaves_ends_its_request_once():
     client = Http2Client()
-    client.receive(client.request(1, "/hold", b"1") + client.request(3, "/hold", b"3") + client.request_head(5, "/hold"))
+    client.receive(
+        client.request(1, "/hold", b"1") + client.request(3, "/hold", b"3") + client.request_head(5, "/hold")
+    )
 
     client.receive(frames.encode_rst_stream(1, ErrorCode.CANCEL))
     assert client.application.events == [("disconnect", b"1")]

@@ -52,9 +52,8 @@ def test_a_port_in_use_is_an_error_in_tritons_words(has_uvloop):
 
 
 def test_another_error_is_left_as_it_is():
-    with serving() as server:
-        with pytest.raises(OSError, match="assign requested address"):
-            server.run(Listener(None, None, ConnectionLimits(), address="192.0.2.1").start())
+    with serving() as server, pytest.raises(OSError, match="assign requested address"):
+        server.run(Listener(None, None, ConnectionLimits(), address="192.0.2.1").start())
 
 
 @EACH_LOOP
@@ -69,11 +68,10 @@ def test_a_port_may_be_shared_where_that_is_asked(has_uvloop):
 @EACH_LOOP
 def test_an_address_may_be_a_path(has_uvloop, tmp_path):
     path = str(tmp_path / "socket")
-    with serving(has_uvloop=has_uvloop, path=path):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-            client.sendall(GET)
-            assert read_exactly(client, len(ANSWER)) == ANSWER
+    with serving(has_uvloop=has_uvloop, path=path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.sendall(GET)
+        assert read_exactly(client, len(ANSWER)) == ANSWER
 
     assert not os.path.exists(path)
 
@@ -114,8 +112,7 @@ def test_without_applications_nothing_is_found():
         with server.connect() as client:
             client.sendall(GET)
             assert read_until(client, b'{"error":"Not Found"}') == (
-                b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n\r\n"
-                b'{"error":"Not Found"}'
+                b'HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n\r\n{"error":"Not Found"}'
             )
         with server.connect() as client:
             client.sendall(frames.PREFACE + frames.encode_settings({}) + grpc_request(1))
@@ -199,7 +196,9 @@ def test_requests_in_flight_are_answered(has_uvloop):
         read_until(grpc, b"shutdown")
         grpc.sendall(frames.encode_ping(b"shutdown", is_ack=True))
         for held in list(server.application.held):
-            server.call(lambda held=held: held.respond(200, (), (b"x",)) if hasattr(held, "respond") else held.reply((b"y",)))
+            server.call(
+                lambda held=held: held.respond(200, (), (b"x",)) if hasattr(held, "respond") else held.reply((b"y",))
+            )
         assert read_all(client) == b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
         assert b"\0\0\0\0\x01y" in read_all(grpc)
         grpc.close()

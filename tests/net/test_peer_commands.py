@@ -61,7 +61,9 @@ def test_curl_keeps_its_connection():
 @pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
 def test_curl_reads_a_stream(version):
     with serving() as server:
-        answer = run("curl", "-sSN", version, "--data-binary", "@-", f"http://127.0.0.1:{server.port}/drain", data=b"20")
+        answer = run(
+            "curl", "-sSN", version, "--data-binary", "@-", f"http://127.0.0.1:{server.port}/drain", data=b"20"
+        )
 
         assert answer == bytes(2_000_000)
 

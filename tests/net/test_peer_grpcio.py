@@ -239,7 +239,9 @@ def test_calls_in_flight_survive_a_shutdown_and_later_ones_do_not():
         call = unary(channel, "UnaryHold").future(b"a")
         server.wait_for(lambda: server.application.held)
 
-        stopping = threading.Thread(target=lambda: server.run(server.listener.shutdown(time.monotonic_ns() + 15 * 10**9)))
+        stopping = threading.Thread(
+            target=lambda: server.run(server.listener.shutdown(time.monotonic_ns() + 15 * 10**9))
+        )
         stopping.start()
         server.wait_for(lambda: server.listener._service.is_draining)
         server.call(lambda: server.application.held[0].reply((b"answer",)))

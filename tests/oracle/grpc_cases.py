@@ -345,6 +345,14 @@ def many_parameters() -> list[Any]:
     return [lambda name: infer(name, request)]
 
 
+def no_inputs() -> list[Any]:
+    """All inputs are optional, and none is sent: to a model that batches, and to one that does not."""
+    return [
+        lambda name, model=model: infer(name, pb.ModelInferRequest(model_name=model))
+        for model in ("types_batched", "types")
+    ]
+
+
 def failing_request(code: int, batch_size: int = 1, request_id: str = "") -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name="failing", id=request_id)
     message = request.inputs.add(name="CODE", datatype="INT32", shape=[batch_size, 1])
@@ -506,6 +514,7 @@ GROUPS: dict[str, Group] = {
     "grpc-versions": listed_group("grpc-versions", infer_versions),
     "grpc-parameters": random_group("grpc-parameters", 60, parameters),
     "grpc-many-parameters": listed_group("grpc-many-parameters", many_parameters),
+    "grpc-no-inputs": listed_group("grpc-no-inputs", no_inputs),
     "grpc-failing-models": listed_group("grpc-failing-models", failing_models),
     "grpc-classification": random_group("grpc-classification", 20, classification),
     "grpc-undecodable": listed_group("grpc-undecodable", undecodable),

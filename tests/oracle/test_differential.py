@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 MOST_SHOWN = 12
 # A request that one of the servers refuses, for a listed reason, and the other executes, goes to one of these.
-UNEVEN_MODELS = (repository.REQUEST_VIEW, repository.TEXT)
+UNEVEN_MODELS = (repository.REQUEST_VIEW, repository.TEXT, repository.TYPES_BATCHED)
 
 
 @pytest.mark.parametrize("group", suite.GROUPS)

@@ -131,7 +131,12 @@ class Engine:
         return all(loaded) and not failed and not missing
 
     async def stop(self, timeout_seconds: float) -> bool:
-        """Refuse new requests, let accepted ones finish, release every model; False if the time ran out first."""
+        """Refuse new requests, let accepted ones finish, release every model.
+
+        Returns:
+            False if the time ran out first. Models that still execute are then left as they are: a process can be
+            killed, a thread cannot, and only the end of this process ends it.
+        """
         self.is_exiting = True
         models = list(self._ready.values())
         self._ready.clear()
@@ -143,9 +148,6 @@ class Engine:
             _LOG.info("waiting for %d models to finish their requests", len(self._retiring))
             _, late = await asyncio.wait(self._retiring, timeout=timeout_seconds)
             is_clean = not late
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
         self._executor.shutdown(wait=False, cancel_futures=True)
         return is_clean
 
@@ -437,6 +439,8 @@ class Engine:
             _LOG.info("successfully unloaded '%s' version %d", model.name, model.version)
 
     def _not_found(self, name: str, version: int) -> ServerError:
+        if self.is_exiting:
+            return UnavailableError("Server not ready")
         prefix = "Request for unknown model: "
         entry = self._entries.get(name)
         if entry is None or not entry.versions:

@@ -182,7 +182,9 @@ class ModelLoader:
 
     def _place_of(self, name: str, config: ModelConfig, backend: Backend) -> Place:
         parameter = config.parameters.get(_PLACE_PARAMETER)
-        wanted = parameter.string_value if parameter is not None else self._settings.execution_place
+        wanted = self._settings.execution_place
+        if wanted is None and parameter is not None:
+            wanted = parameter.string_value
         place = backend.default_place
         if wanted is not None:
             try:

@@ -73,12 +73,17 @@ class ServedConnection(asyncio.Protocol):
         if self.is_ended:
             return
         self.is_ended = True
-        if lingers and self.transport.can_write_eof():
-            self.transport.write_eof()
-            self.transport.resume_reading()
-            self._linger_until_ns = self.service.clock() + _LINGER_NS
-        else:
+        if not lingers or not self.transport.can_write_eof():
             self.transport.close()
+            return
+        try:
+            self.transport.write_eof()
+        except OSError:
+            # The client has gone, and the loop does not know yet.
+            self.transport.abort()
+            return
+        self.transport.resume_reading()
+        self._linger_until_ns = self.service.clock() + _LINGER_NS
 
     def sweep(self, now_ns: int) -> None:
         """Called about once a second: give up on a client that takes no bytes, or does not leave."""

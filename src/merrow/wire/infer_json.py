@@ -103,6 +103,21 @@ class OutputForms:
     default: OutputForm
     by_name: Mapping[str, OutputForm]
 
+    def is_json_larger_than(self, byte_size: int, outputs: Sequence[Tensor]) -> bool:
+        """Whether tensors of more than so many bytes in all would be written as JSON."""
+        total = 0
+        for output in outputs:
+            total += len(output.data)
+        if total <= byte_size:
+            # The common case, without a look at the forms.
+            return False
+        json_byte_size = 0
+        for output in outputs:
+            form = self.by_name.get(output.name, self.default)
+            if not form.is_binary and form.region is None:
+                json_byte_size += len(output.data)
+        return json_byte_size > byte_size
+
 
 JSON_OUTPUT = OutputForm()
 BINARY_OUTPUT = OutputForm(is_binary=True)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import threading
 import zlib
 
 import numpy as np
@@ -12,8 +13,9 @@ from merrow.core.errors import InvalidArgumentError, UnavailableError
 from merrow.core.model_config import ModelConfig, ModelInput, ModelOutput
 from merrow.core.tensor import Tensor
 from merrow.frontends.http.door import HttpFrontend
-from merrow.frontends.http.infer import HttpInference, parse_header_length
+from merrow.frontends.http.infer import MAX_INLINE_JSON_BYTE_SIZE, HttpInference
 from merrow.frontends.http.tasks import AnswerTasks
+from merrow.wire.infer_json import InferJsonCodec
 from tests.frontends.fakes import FakeEngine, FakeExchange, FakeModel
 
 CONFIG = ModelConfig(
@@ -96,6 +98,39 @@ def test_binary_in_and_out():
     assert exchange.answer[length:] == np.array([3, 4], np.int32).tobytes()
 
 
+def test_large_json_is_read_and_written_on_another_thread(monkeypatch):
+    threads = []
+    for name in ("decode", "encode"):
+        original = getattr(InferJsonCodec, name)
+
+        def watched(self, *arguments, original=original):
+            threads.append(threading.current_thread() is threading.main_thread())
+            return original(self, *arguments)
+
+        monkeypatch.setattr(InferJsonCodec, name, watched)
+    count = MAX_INLINE_JSON_BYTE_SIZE // 4 + 1
+    body = b'{"inputs":[{"name":"I","datatype":"INT32","shape":[%d],"data":[%b]}]}' % (
+        count,
+        b",".join([b"10"] * count),
+    )
+    engine = make_engine()
+    large = Tensor.from_numpy("O", np.full(count, 7, np.int32))
+
+    exchange = infer(
+        engine, body + b" " * MAX_INLINE_JSON_BYTE_SIZE, respond=lambda engine: engine.answer(outputs=[large])
+    )
+
+    assert threads == [False, False]
+    assert engine.submitted[0].inputs["I"].as_numpy().tolist() == [10] * count
+    assert json.loads(exchange.answer)["outputs"][0]["data"] == [7] * count
+
+
+def test_large_json_that_is_broken_is_answered():
+    exchange = infer(make_engine(), b"[" * (MAX_INLINE_JSON_BYTE_SIZE + 1))
+
+    assert (exchange.status, exchange.content_type) == (500, b"application/json")
+
+
 def test_equal_headers_of_binary_answers_are_one_object():
     inference = HttpInference(make_engine(), AnswerTasks(), 1)
     assert inference._binary_headers(153) is inference._binary_headers(153)
@@ -108,30 +143,6 @@ def test_an_empty_body_is_a_raw_request():
     engine = make_engine()
     infer(engine, b"")
     assert engine.submitted[0].is_raw
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (b"abc", "Unable to parse Inference-Header-Content-Length, got: abc"),
-        (
-            b"99999999999",
-            "Unable to parse Inference-Header-Content-Length, value is out of range [ -2147483648, 2147483647 ], "
-            "got: 99999999999",
-        ),
-        (b"9999abc", "inference header size should be in range (0, 10), got: 9999abc"),
-        (b"-5", "inference header size should be in range (0, 10), got: -5"),
-        (b"11", "inference header size should be in range (0, 10), got: 11"),
-    ],
-)
-def test_a_header_length_that_cannot_be_is_refused(value, text):
-    with pytest.raises(InvalidArgumentError) as raised:
-        parse_header_length(value, 10)
-    assert raised.value.message == text
-
-
-def test_what_follows_the_digits_of_a_header_length_is_ignored():
-    assert [parse_header_length(value, 10) for value in (b"10", b"0", b" 7xyz", b"+3")] == [10, 0, 7, 3]
 
 
 def test_errors_before_the_body_is_read_are_plain_text():

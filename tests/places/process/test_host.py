@@ -14,7 +14,7 @@ from merrow.backends.base import Execution
 from merrow.core.errors import InternalError, InvalidArgumentError, NotFoundError, UnavailableError
 from merrow.core.model_config import ModelConfig, ModelInput
 from merrow.core.response import Response
-from merrow.places.process.channel import INLINE_LIMIT
+from merrow.places.process.batches import INLINE_LIMIT
 from merrow.places.process.host import MAX_DEPTH, ProcessPlace
 from merrow.settings import ProcessSettings
 from tests.places.process.place_harness import (

@@ -52,7 +52,9 @@ def test_settings_are_acknowledged():
     assert not wire.connection.is_in_frame
 
 
-@pytest.mark.parametrize("preface", [b"GET / HTTP/1.1\r\n\r\n", frames.PREFACE[:-1] + b"x", b"PRI * HTTP/2.0\r\n\r\nXX"])
+@pytest.mark.parametrize(
+    "preface", [b"GET / HTTP/1.1\r\n\r\n", frames.PREFACE[:-1] + b"x", b"PRI * HTTP/2.0\r\n\r\nXX"]
+)
 def test_another_preface_is_a_fault(preface):
     wire = Wire(has_greeted=False)
 
@@ -151,7 +153,9 @@ def exchange_bytes():
     data += frame(frames.DATA, frames.FLAG_PADDED | frames.FLAG_END_STREAM, 9, b"\0def")
     data += frame(0x55, 0xFF, 9, b"unknown") + frame(frames.PRIORITY, 0, 11, bytes(5))
     block = wire.encoder.encode([*POST, ("a", "b" * 50)])
-    data += frame(frames.HEADERS, frames.FLAG_PRIORITY | frames.FLAG_PADDED, 11, b"\x03" + bytes(5) + block[:9] + bytes(3))
+    data += frame(
+        frames.HEADERS, frames.FLAG_PRIORITY | frames.FLAG_PADDED, 11, b"\x03" + bytes(5) + block[:9] + bytes(3)
+    )
     data += frame(frames.CONTINUATION, 0, 11, block[9:20])
     data += frame(frames.CONTINUATION, frames.FLAG_END_HEADERS, 11, block[20:])
     data += data_frame(11, b"xyz") + frame(frames.DATA, 0, 11, b"")
@@ -257,7 +261,9 @@ def test_a_place_may_be_smaller_than_the_frame():
 def test_padding_has_no_place():
     wire, receiver = wire_with_place(20)
 
-    wire.receive(frame(frames.DATA, frames.FLAG_PADDED | frames.FLAG_END_STREAM, 1, b"\x03" + b"a" * 20 + bytes(3))[:10])
+    wire.receive(
+        frame(frames.DATA, frames.FLAG_PADDED | frames.FLAG_END_STREAM, 1, b"\x03" + b"a" * 20 + bytes(3))[:10]
+    )
     assert len(wire.connection.direct_view(1)) == 20
     wire.connection.advance_direct(20, 0)
     assert wire.events == [("request", 1, b"/x")]
@@ -434,7 +440,12 @@ def test_goaway_names_the_last_stream_and_the_reason():
 
     wire.receive(frames.encode_window_update(0, 0))
 
-    assert wire.sent()[-1] == (frames.GOAWAY, 0, 0, (7).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"WINDOW_UPDATE by 0")
+    assert wire.sent()[-1] == (
+        frames.GOAWAY,
+        0,
+        0,
+        (7).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"WINDOW_UPDATE by 0",
+    )
 
 
 def test_headers_and_data_on_a_stream_that_the_client_has_ended():

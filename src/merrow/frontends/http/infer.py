@@ -1,8 +1,8 @@
 """Inference over REST: from an exchange to the engine, and from its response to the answer.
 
-The hot path is straight code: look up the model, decode, submit; the request's sink encodes and answers. Only a
-compressed request that is large when inflated, and an answer that is large before it is compressed, leave the loop's
-thread for it.
+The hot path is straight code: look up the model, decode, submit; the request's sink encodes and answers. Only what
+takes long because it is large leaves the loop's thread: JSON that is decoded or encoded, bodies that are inflated or
+deflated.
 
 Errors before the request's JSON is read, and those of the model, are text/plain; errors of the request's content are
 application/json. Clients do not care; that is how Triton does it.
@@ -12,11 +12,11 @@ Source: protocol.md 15.1, 15.4, 18.
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from functools import partial
 
-from merrow.core.errors import InvalidArgumentError, ServerError, UnsupportedError
+from merrow.core.errors import ServerError, UnsupportedError
+from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer
 from merrow.engine.engine import Engine
@@ -26,6 +26,7 @@ from merrow.frontends.http.status import JSON_HEADERS, TEXT_HEADERS, respond_err
 from merrow.frontends.http.tasks import AnswerTasks
 from merrow.net.exchange import Exchange, Header
 from merrow.wire.admin_json import encode_error
+from merrow.wire.binary_tensor import decode_header_length
 from merrow.wire.compression import (
     ContentCoding,
     choose_content_coding,
@@ -40,14 +41,14 @@ _LOG = logging.getLogger("merrow.frontends.http")
 
 # What is inflated or deflated on the loop's thread; more goes to another thread.
 MAX_INLINE_CODING_BYTE_SIZE = 64 * 1024
+# JSON that is decoded, and tensors that are written as JSON, on the loop's thread: some milliseconds at most.
+MAX_INLINE_JSON_BYTE_SIZE = 256 * 1024
 MAX_KEPT_HEADERS = 4096
 MAX_KEPT_OPTIONS = 512
 MAX_KEPT_OPTIONS_BYTE_SIZE = 2048
 
 UNSUPPORTED_CODING_HEADERS: tuple[Header, ...] = ((b"Accept-Encoding", b"gzip, deflate"), *TEXT_HEADERS)
 _NO_DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
-
-_INTEGER_PREFIX = re.compile(rb"\s*[+-]?[0-9]+")
 
 
 class HttpInference:
@@ -87,16 +88,32 @@ class HttpInference:
         codec = self._codecs.get(model) or self._add_codec(model)
         header_length = options.header_length
         if options.header_length_text is not None and (header_length is None or header_length > len(body)):
-            header_length = parse_header_length(options.header_length_text, len(body))
+            header_length = decode_header_length(options.header_length_text, len(body))
         sink = _InferSink(exchange, self, codec, options.accept_encoding)
+        if (len(body) if header_length is None else header_length) > MAX_INLINE_JSON_BYTE_SIZE:
+            decoding = self._decode_on_thread(exchange, model, body, header_length, sink)
+            self._tasks.start(exchange, decoding, JSON_HEADERS)
+            return
         try:
             request, sink.forms = codec.decode(body, header_length, sink)
+            self._submit(exchange, model, request)
+        except ServerError as error:
+            respond_error(exchange, error, JSON_HEADERS)
+
+    async def _decode_on_thread(
+        self, exchange: Exchange, model: Model, body: Buffer, header_length: int | None, sink: "_InferSink"
+    ) -> None:
+        request, sink.forms = await asyncio.to_thread(sink.codec.decode, body, header_length, sink)
+        self._submit(exchange, model, request)
+
+    def _submit(self, exchange: Exchange, model: Model, request: Request) -> None:
+        try:
             # Set before submitting, which may answer at once; the sink clears it, and with it the reference cycle.
             exchange.on_disconnect = partial(self._engine.cancel, request)
             self._engine.submit(model, request)
-        except ServerError as error:
+        except ServerError:
             exchange.on_disconnect = None
-            respond_error(exchange, error, JSON_HEADERS)
+            raise
 
     def _add_options(self, headers: list[Header]) -> "_InferOptions":
         options = _InferOptions(headers)
@@ -145,6 +162,14 @@ class HttpInference:
         if inflated is None:
             raise oversize_error(limit)
         self._infer(exchange, route, inflated, options)
+
+    def encode_on_thread(self, sink: "_InferSink", response: Response) -> None:
+        """Encode a response whose JSON is large, and answer with it."""
+        self._tasks.start(sink.exchange, self._encode_on_thread(sink, response), TEXT_HEADERS)
+
+    async def _encode_on_thread(self, sink: "_InferSink", response: Response) -> None:
+        header_length, parts = await asyncio.to_thread(sink.codec.encode, response, sink.forms)
+        self.respond(sink.exchange, header_length, parts, sink.accept_encoding)
 
     def respond(
         self,
@@ -220,6 +245,9 @@ class _InferSink:
             if response.error is not None:
                 respond_error(exchange, response.error, TEXT_HEADERS)
                 return
+            if self.forms.is_json_larger_than(MAX_INLINE_JSON_BYTE_SIZE, response.outputs):
+                self.inference.encode_on_thread(self, response)
+                return
             header_length, parts = self.codec.encode(response, self.forms)
             self.inference.respond(exchange, header_length, parts, self.accept_encoding)
         except ServerError as error:
@@ -234,24 +262,3 @@ async def _deflate_on_thread(
 ) -> None:
     body = await asyncio.to_thread(compress, parts, coding)
     exchange.respond(200, headers, (body,))
-
-
-def parse_header_length(value: bytes, content_byte_size: int) -> int:
-    """`Inference-Header-Content-Length`, as C's `stoi` reads it: what follows the digits is ignored.
-
-    Raises:
-        InvalidArgumentError: it is no number, or not a length within the content.
-    """
-    match = _INTEGER_PREFIX.match(value)
-    text = value.decode("utf-8", "replace")
-    if match is None:
-        raise InvalidArgumentError(f"Unable to parse Inference-Header-Content-Length, got: {text}")
-    length = int(match[0])
-    if not -(2**31) <= length < 2**31:
-        raise InvalidArgumentError(
-            "Unable to parse Inference-Header-Content-Length, value is out of range [ -2147483648, 2147483647 ], "
-            f"got: {text}"
-        )
-    if not 0 <= length <= content_byte_size:
-        raise InvalidArgumentError(f"inference header size should be in range (0, {content_byte_size}), got: {text}")
-    return length

@@ -4,26 +4,16 @@ Two stream sockets join the two. The *data* socket carries batches and their ans
 once and reads whatever has gathered. The *control* socket carries what is rare, and the descriptors of shared memory.
 
 Every message is a header, `length kind flags count number`, and a body; lengths are multiples of 8, so that a tensor's
-data is aligned wherever its message lies in what was read. The body of a batch or an answer is one section for each
-request: a layout (name, datatype, shape and size of each tensor), what else there is to say, then the tensors' data.
-The data of a large tensor is not there but in a block of the sender's arena, or of the receiver's own that the sender
-was lent. Layouts repeat, so both sides remember those seen before, and a section costs one look into a dictionary.
+data is aligned wherever its message lies in what was read. `batches` has the bodies of batches and answers.
 
 Whatever was received is checked before it is used: a length or count that points outside its message, a block outside
 its segment, an unknown kind or code is a `ProtocolError`, upon which the process is no longer trusted.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from merrow.backends.base import Execution, Outcome, PrivateTensor
-from merrow.core.datatypes import ELEMENT_BYTE_SIZES
 from merrow.core.errors import ServerError, error_of_code
-from merrow.core.request import ParameterValue, Request, ResponseSink
-from merrow.core.response import Response
-from merrow.core.tensor import Buffer, Tensor
 
 # Data socket, to the child.
 BATCH = 1
@@ -42,6 +32,7 @@ FAILED = 18
 COMPLETED = 19
 LOG = 20
 SEGMENT = 21
+# `number` is the process id.
 STARTED = 22
 
 MAX_MESSAGE_BYTE_SIZE = 1 << 30
@@ -62,6 +53,8 @@ _LENGTH = struct.Struct("<I")
 _LOG_RECORD = struct.Struct("<III")
 
 PADDING = tuple(bytes(-size % 8) for size in range(8))
+"""By the number of bytes, modulo 8, that are to be padded."""
+
 
 class ProtocolError(Exception):
     """A message that makes no sense."""
@@ -110,13 +103,16 @@ def decode_blocks(chunk: bytes, position: int, end: int, count: int) -> list[tup
 
 
 def encode_failure(error: ServerError) -> bytes:
-    """The body of a FAILED message."""
-    return encode_failure_body(error)
+    """A code and a text: the body of a FAILED message, or part of an answer."""
+    encoded = _CODE.pack(error.code) + encode_text(error.message)
+    return encoded + PADDING[len(encoded) & 7]
 
 
-def decode_failure(body: bytes) -> ServerError:
-    """The error again."""
-    return decode_failure_body(body, 0, len(body))
+def decode_failure(chunk: bytes, position: int, end: int) -> ServerError:
+    """The error again; padding may follow it."""
+    (code,) = _CODE.unpack_from(chunk, position)
+    message, _ = decode_text(chunk, position + _CODE.size, end)
+    return error_of_code(code, message)
 
 
 def encode_log(level: int, line: int, process_id: int, logger: str, file: str, text: str) -> bytes:
@@ -133,23 +129,14 @@ def decode_log(body: bytes) -> tuple[int, int, int, str, str, str]:
     return level, line, process_id, logger, file, text
 
 
-def encode_failure_body(error: ServerError) -> bytes:
-    encoded = _CODE.pack(error.code) + encode_text(error.message)
-    return encoded + PADDING[len(encoded) & 7]
-
-
-def decode_failure_body(chunk: bytes, position: int, end: int) -> ServerError:
-    (code,) = _CODE.unpack_from(chunk, position)
-    message, _ = decode_text(chunk, position + _CODE.size, end)
-    return error_of_code(code, message)
-
-
 def encode_text(text: str) -> bytes:
+    """A length and UTF-8; what is no Unicode becomes question marks."""
     encoded = text.encode(errors="replace")
     return _LENGTH.pack(len(encoded)) + encoded
 
 
 def decode_text(chunk: bytes, position: int, end: int) -> tuple[str, int]:
+    """The text, and where it ends."""
     (size,) = _LENGTH.unpack_from(chunk, position)
     position += _LENGTH.size
     if size > end - position:

@@ -10,6 +10,7 @@ never changes under it. An output that lies in such an input is answered by refe
 then it could still change, and is copied.
 """
 
+import faulthandler
 import importlib
 import json
 import logging
@@ -32,6 +33,7 @@ from merrow.core.response import Response
 from merrow.core.tensor import Buffer
 from merrow.places.guard import execute_guarded
 from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Loans, PeerArena
+from merrow.places.process.batches import RECEIVER_ARENA, SENDER_ARENA, AnswerCodec, BatchCodec, Reference, relocate
 from merrow.places.process.channel import (
     BATCH,
     CANCELLATION_SLOTS,
@@ -44,22 +46,16 @@ from merrow.places.process.channel import (
     LOG,
     READY,
     RECEIVE_BYTE_SIZE,
-    RECEIVER_ARENA,
     SEGMENT,
     SEGMENT_BYTE_SIZE,
-    SENDER_ARENA,
     SETUP,
     STARTED,
-    AnswerCodec,
-    BatchCodec,
     ProtocolError,
-    Reference,
     decode_blocks,
     encode_blocks,
     encode_failure,
     encode_log,
     frame,
-    relocate,
     split_frames,
 )
 from merrow.places.process.control import ControlSocket
@@ -88,7 +84,7 @@ def run_child(data: socket.socket, control: socket.socket, backend_factory: str)
     _renew_process_state()
     connection = ControlSocket(control, frozenset((SETUP, SEGMENT)))
     (setup,) = _read_control(connection)
-    connection.send(STARTED)
+    connection.send(STARTED, os.getpid())
     content = json.loads(setup.body.rstrip(b"\0"))
     context = decode_plain(ModelContext, content["context"])
     _send_logs_to(connection, content["log_level"])
@@ -367,6 +363,9 @@ def _renew_process_state() -> None:
     """What must not be the same in two children of one parent, or is not fit for a model's process."""
     if "numpy.random" in sys.modules:
         np.random.seed()
+    if sys.stderr is not None:
+        # A crash shows where the model was.
+        faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         # A model's print must reach the log when it happens, not when 8 KiB have gathered.
         reconfigure = getattr(stream, "reconfigure", None)

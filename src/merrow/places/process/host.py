@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from merrow.backends.base import Execution, InstanceDescription, ModelContext
@@ -73,15 +72,11 @@ class ProcessPlace:
         recipe = _Recipe(self._launcher, context, backend_name, instance)
         child = recipe.launch(None)
         environment = SessionEnvironment(loop, self._receive_buffer, self._settings.arena_initial_byte_size)
-        attached: Future[ProcessInstance] = Future()
-
-        def attach() -> None:
-            placed = ProcessInstance(recipe, child, events, environment, self._settings, self._instances.discard)
-            self._instances.add(placed)
-            attached.set_result(placed)
-
-        loop.call_soon_threadsafe(attach)
-        return attached.result()
+        placed = ProcessInstance(recipe, child, events, environment, self._settings, self._instances.discard)
+        self._instances.add(placed)
+        # Whoever hands it a batch on the loop's thread does so after this.
+        loop.call_soon_threadsafe(placed.begin)
+        return placed
 
     def auto_complete(self, context: ModelContext, backend_name: str) -> ModelConfig:
         """`Backend.auto_complete`, in a process that is thrown away. Blocks, as `start` does.
@@ -139,7 +134,7 @@ class ProcessInstance:
         self._restart: asyncio.Future[None] | None = None
         self._restarting_process: ChildProcess | None = None
         self._is_closing = False
-        self._session = self._begin(child)
+        self._session = self._new_session(child)
 
     @property
     def process_id(self) -> int | None:
@@ -172,13 +167,16 @@ class ProcessInstance:
         self.is_healthy = False
         self._on_closed(self)
 
-    def _begin(self, child: LaunchedChild) -> Session:
-        context = self._recipe.context
-        session = Session(child, context.name, context.version, self._environment, self._on_answer, self._on_lost)
+    def begin(self) -> None:
+        """Begin to listen to the child; the first call on the loop's thread."""
+        child = self._session.child.process
         self._started_ns = time.monotonic_ns()
-        session.start()
-        child.process.exited.add_done_callback(lambda exited: self._log_exit(child.process, exited.result()))
-        return session
+        self._session.start()
+        child.exited.add_done_callback(lambda exited: self._log_exit(child, exited.result()))
+
+    def _new_session(self, child: LaunchedChild) -> Session:
+        context = self._recipe.context
+        return Session(child, context.name, context.version, self._environment, self._on_answer, self._on_lost)
 
     def _on_answer(self, requests: Sequence[Request], execution: Execution) -> None:
         mean = self._mean_execution_ns
@@ -235,7 +233,8 @@ class ProcessInstance:
         self._restart = None
         self._restarting_process = None
         if isinstance(result, LaunchedChild):
-            self._session = self._begin(result)
+            self._session = self._new_session(result)
+            self.begin()
             self.is_healthy = True
             if not self._is_closing:
                 _LOG.info("instance '%s' was restarted", self.name)

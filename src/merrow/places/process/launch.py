@@ -129,12 +129,13 @@ class Launcher:
             while result is None:
                 for message in _receive(child, name):
                     if message.kind == STARTED:
+                        child.process.process_id = message.number
                         # From here on it is the model that takes its time.
                         connection.settimeout(None)
                     elif message.kind == LOG:
                         relay_log(message.body)
                     elif message.kind == FAILED:
-                        raise decode_failure(message.body)
+                        raise decode_failure(message.body, 0, len(message.body))
                     elif message.kind == awaited:
                         result = message.body
                     else:

@@ -24,6 +24,7 @@ from merrow.core.errors import InternalError
 from merrow.core.request import Request
 from merrow.core.tensor import Buffer
 from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Bytes, Loans, PeerArena
+from merrow.places.process.batches import SENDER_ARENA, AnswerCodec, BatchCodec
 from merrow.places.process.channel import (
     ANSWER,
     CANCELLATION_SLOTS,
@@ -35,9 +36,6 @@ from merrow.places.process.channel import (
     MALFORMED,
     SEGMENT,
     SEGMENT_BYTE_SIZE,
-    SENDER_ARENA,
-    AnswerCodec,
-    BatchCodec,
     ProtocolError,
     decode_blocks,
     decode_log,
