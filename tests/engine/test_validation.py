@@ -156,6 +156,11 @@ def test_the_same_shape_is_accepted_and_checked_again_the_second_time():
         ),
         (
             STRINGS,
+            (Tensor("A", "BYTES", (2,), b"\1\0\0\0x\3\0\0\0yz"),),
+            "incomplete string data for inference input 'A', expecting string of length 3 but only 2 bytes available",
+        ),
+        (
+            STRINGS,
             (Tensor("A", "BYTES", (2,), b"\1\0\0\0x\1\0\0"),),
             "[request id: <id_unknown>] incomplete string length indicator for inference input 'A' for model 'm', "
             "expecting 4 bytes but only 3 bytes available. Please make sure the string length indicator is in one "

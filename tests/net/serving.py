@@ -38,6 +38,26 @@ class EchoApplication:
         self.request_count = 0
         self.streams: list[EchoStream] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self._change: asyncio.Event | None = None
+
+    def tell(self, *event: object) -> None:
+        self.events.append(event)
+        self._changed()
+
+    def hold(self, held: object) -> None:
+        self.held.append(held)
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._change is not None:
+            self._change.set()
+
+    async def wait_for(self, condition: Callable[[], Any]) -> Any:
+        """Wait until the application has been told, or holds, what the condition asks for."""
+        while not (result := condition()):
+            self._change = asyncio.Event()
+            await asyncio.wait_for(self._change.wait(), TIMEOUT_SECONDS)
+        return result
 
     # HTTP
 
@@ -48,8 +68,8 @@ class EchoApplication:
             assert self.loop is not None
             self.loop.call_soon(exchange.respond, 200, HEADERS, (exchange.body,))
         elif path == b"/hold":
-            exchange.on_disconnect = lambda: self.events.append(("disconnect", bytes(exchange.body)))
-            self.held.append(exchange)
+            exchange.on_disconnect = lambda: self.tell("disconnect", bytes(exchange.body))
+            self.hold(exchange)
         elif path == b"/stream":
             exchange.start_stream(200, HEADERS)
             for position in range(0, len(exchange.body), 3):
@@ -59,7 +79,7 @@ class EchoApplication:
             assert self.loop is not None
             task = self.loop.create_task(self._drain(exchange))
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            task.add_done_callback(self._end_task)
         elif path == b"/describe":
             described = (exchange.method, exchange.target, sorted(exchange.headers), bytes(exchange.body))
             exchange.respond(200, list(HEADERS), (repr(described).encode(),))
@@ -70,13 +90,17 @@ class EchoApplication:
         else:
             exchange.respond(200, HEADERS, (exchange.body,))
 
+    def _end_task(self, task: "asyncio.Task[None]") -> None:
+        self.tasks.discard(task)
+        self._changed()
+
     async def _drain(self, exchange: Exchange) -> None:
-        exchange.on_disconnect = lambda: self.events.append(("disconnect", b"drain"))
+        exchange.on_disconnect = lambda: self.tell("disconnect", b"drain")
         exchange.start_stream(200, HEADERS)
         for _ in range(int(bytes(exchange.body) or b"1")):
             exchange.write(bytes(100_000))
             await exchange.drain()
-            self.events.append(("drained",))
+            self.tell("drained")
         exchange.finish()
 
     # gRPC
@@ -90,12 +114,12 @@ class EchoApplication:
     def on_unary(self, call: GrpcCall, message: Buffer) -> None:
         self.request_count += 1
         method = call.path.rpartition(b"/")[2]
-        call.on_cancel = lambda: self.events.append(("cancel", bytes(message[:20])))
+        call.on_cancel = lambda: self.tell("cancel", bytes(message[:20]))
         if method == b"UnaryLater":
             assert self.loop is not None
             self.loop.call_soon(call.reply, (message,))
         elif method == b"UnaryHold":
-            self.held.append(call)
+            self.hold(call)
         elif method == b"UnaryError":
             call.finish(5, bytes(message).decode())
         else:
@@ -104,6 +128,7 @@ class EchoApplication:
     def on_stream(self, call: GrpcCall) -> "EchoStream":
         stream = EchoStream(self, call)
         self.streams.append(stream)
+        self._changed()
         return stream
 
 
@@ -113,8 +138,8 @@ class EchoStream:
         self.call = call
         self.method = call.path.rpartition(b"/")[2]
         self.messages: list[bytes] = []
-        call.on_cancel = lambda: application.events.append(("cancel", self.method))
-        call.on_writable = lambda: application.events.append(("writable",))
+        call.on_cancel = lambda: application.tell("cancel", self.method)
+        call.on_writable = lambda: application.tell("writable")
         if self.method == b"StreamSlow":
             call.pause_reading()
 
@@ -127,13 +152,13 @@ class EchoStream:
             for _ in range(1000):
                 self.call.send((message,))
                 if not self.call.is_writable:
-                    self.application.events.append(("full",))
+                    self.application.tell("full")
                     break
         elif self.method != b"StreamHold":
             self.call.send((message,))
 
     def on_half_close(self) -> None:
-        self.application.events.append(("half-close",))
+        self.application.tell("half-close")
         if self.method == b"StreamLater":
             assert self.application.loop is not None
             self.application.loop.call_soon(self.call.finish)
@@ -175,11 +200,14 @@ class ServerThread:
         return self.run(call())
 
     def wait_for(self, condition: Callable[[], Any]) -> Any:
-        """Wait until something has happened on the server, and return what the condition said."""
+        """Wait until the application has been told, or holds, what the condition asks for."""
+        return self.run(self.application.wait_for(condition))
+
+    def pass_until(self, condition: Callable[[], Any]) -> None:
+        """Wait for something that nobody tells, pass after pass of the loop."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not (result := self.call(condition)):
+        while not self.call(condition):
             assert time.monotonic() < deadline, "it has not happened"
-        return result
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         self.run(self.listener.shutdown(time.monotonic_ns() + int(grace_seconds * 10**9)))

@@ -441,8 +441,7 @@ def test_a_deadline_that_passes_ends_the_call():
         client.receive(client.call(1, "UnaryHold", message(b"a"), ("grpc-timeout", "10m")))
         client.receive(client.call(3, "StreamHold", message(b"a"), ("grpc-timeout", "10m")))
         client.receive(client.call_head(5, "Unary", ("grpc-timeout", "10m")))
-        while len(client.application.events) < 3:
-            await asyncio.sleep(0.001)
+        await client.application.wait_for(lambda: len(client.application.events) == 3)
         await asyncio.sleep(0)
         expected = failed(4, "Deadline Exceeded")
         assert client.answers() == {1: expected, 3: expected, 5: [*expected, RESET_NO_ERROR]}

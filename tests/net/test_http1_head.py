@@ -149,6 +149,7 @@ def test_the_memory_of_heads_is_bounded():
     assert max(map(len, cache.heads)) <= 2048
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_head_or_a_fault(data):

@@ -421,6 +421,7 @@ PIECES = st.lists(
 METHODS = st.sampled_from(["Unary", "UnaryHold", "Stream", "StreamHold", "StreamSlow", "StreamMany", "Missing"])
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(METHODS, min_size=3, max_size=3), PIECES, st.integers(1, 60), st.booleans())
 def test_no_bytes_raise(methods, pieces, piece, is_drained):

@@ -127,6 +127,7 @@ for (let i = 0; i < 20; i++) {
 """
 
 
+@pytest.mark.slow
 def test_node_speaks_http2_with_us():
     with serving() as server:
         answers, has_pinged = json.loads(run("node", "-e", NODE_CLIENT, str(server.port)))

@@ -258,7 +258,7 @@ def bytes_elements(rng: random.Random, name: str, index: int) -> GrpcCase:
         )
     )
     model, input_name, shape = rng.choice(
-        (("text", "IN0", [1]), ("text_batched", "IN0", [2, 1]), ("types", "IN_BYTES", [2]), ("types", "IN_BYTES", [0]))
+        (("text", "IN0", [1]), ("types_batched", "IN_BYTES", [1, 2]), ("types", "IN_BYTES", [0]))
     )
     request = pb.ModelInferRequest(model_name=model, raw_input_contents=[data])
     request.inputs.add(name=input_name, datatype="BYTES", shape=shape)

@@ -325,8 +325,11 @@ def _quote(names: Sequence[str]) -> str:
 
 
 def _check_bytes_elements(request: Request, label: str, model_name: str, data: Buffer, expected: int) -> None:
-    """Count the elements of an encoded BYTES tensor. An element longer than the data is left to the backend."""
-    position, end, count = 0, len(data), 0
+    """Count the elements of an encoded BYTES tensor, and see that the last one is whole.
+
+    Triton leaves the last to the backends, which all refuse it with this text; here no backend has to look.
+    """
+    position, end, count, length = 0, len(data), 0, 0
     unpack = _LENGTH.unpack_from
     while position < end:
         if end - position < 4:
@@ -341,9 +344,15 @@ def _check_bytes_elements(request: Request, label: str, model_name: str, data: B
                 f"{request.log_prefix}unexpected number of string elements {count} for inference input '{label}' for "
                 f"model '{model_name}', expecting {expected}"
             )
-        position += 4 + unpack(data, position)[0]
+        (length,) = unpack(data, position)
+        position += 4 + length
     if count != expected:
         raise InvalidArgumentError(
             f"{request.log_prefix}expected {expected} string elements for inference input '{label}' for model "
             f"'{model_name}', got {count}"
+        )
+    if position > end:
+        raise InvalidArgumentError(
+            f"incomplete string data for inference input '{label}', expecting string of length {length} but only "
+            f"{length - (position - end)} bytes available"
         )

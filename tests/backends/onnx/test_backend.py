@@ -565,3 +565,12 @@ class TestExecution:
         instance.close()
 
         assert instance._session is None
+
+
+def test_settings_of_a_pool_for_all_sessions_are_said_to_be_without_effect(repository, caplog):
+    context = repository.context(ModelConfig(name="m"), **{"enable-global-threadpool": "1"})
+
+    OnnxBackend().validate(context)
+
+    (record,) = caplog.records
+    assert "--backend-config=onnxruntime,enable-global-threadpool is not obeyed" in record.getMessage()

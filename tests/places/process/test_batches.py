@@ -99,6 +99,7 @@ def test_a_batch_is_the_same_on_the_other_side():
         {"id": "request 7 é"},
         {"correlation_id": 2**64 - 1},
         {"correlation_id": "sequence é"},
+        {"correlation_id": ""},
         {"flags": 3, "priority": 2**40, "timeout_us": 2**50},
         {"parameters": {"b": True, "c": False, "i": -(2**70), "f": 0.1, "n": -1.5e300, "s": "é", "": ""}},
         {"requested_outputs": ("OUT", "é", "OUT2")},

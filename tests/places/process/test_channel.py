@@ -15,6 +15,7 @@ from merrow.places.process.channel import (
     encode_log,
     frame,
     split_frames,
+    whole_size,
 )
 
 
@@ -59,3 +60,9 @@ def test_load_failures_and_log_lines_survive():
     assert error.message == "später"
     record = (30, 12, 4711, "merrow.python", "/m/1/model.py", "text é\n")
     assert decode_log(encode_log(*record)) == record
+
+
+def test_the_size_of_a_message_is_known_once_its_header_is():
+    message = frame(FREE, 1, bytes(100))
+
+    assert [whole_size(message[:size]) for size in (0, HEADER_SIZE - 1, HEADER_SIZE, 50)] == [0, 0, 120, 120]

@@ -476,6 +476,32 @@ def test_closing_waits_for_what_was_submitted_and_lets_the_model_finalize(place,
     asyncio.run(main())
 
 
+def test_a_batch_of_many_small_tensors_may_be_large_as_a_whole(place):
+    async def main():
+        async with running_instance(place) as (instance, reports):
+            arrays = [np.full(INLINE_LIMIT, index, np.uint8) for index in range(250)]
+            for do, factor in (("echo", 1), ("double", 2)):
+                execution = await reports.execute(instance, *[make_request({"A": array}, do) for array in arrays])
+                for outcome, array in zip(execution.outcomes, arrays, strict=True):
+                    assert np.array_equal(outputs_of(outcome)["A"], array * factor)
+
+    asyncio.run(main())
+
+
+def test_what_never_comes_back_is_given_up_when_the_instance_closes():
+    async def main():
+        async with (
+            running_place(ProcessSettings(close_timeout_seconds=0)) as place,
+            running_instance(place) as (instance, reports),
+        ):
+            future = reports.submit(instance, make_request({"SECONDS": np.array([60.0])}, "sleep"))
+            await asyncio.wait_for(instance.close(), 5)
+            assert future.result().message == "Stub process 'm_0_0' is not healthy."
+            assert reports.health == []
+
+    asyncio.run(main())
+
+
 def test_a_model_that_does_not_end_is_killed():
     async def main():
         async with (

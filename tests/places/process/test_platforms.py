@@ -5,8 +5,8 @@ import sys
 
 # What Windows lacks, of what the place uses.
 WITHOUT = """
-import os, select, signal, socket, sys
-for name in ("fork", "memfd_create", "killpg", "setpgid", "waitid", "WNOHANG", "MFD_CLOEXEC", "getppid"):
+import asyncio, os, select, signal, socket, subprocess, sys, tempfile
+for name in ("fork", "memfd_create", "killpg", "setpgid", "waitid", "MFD_CLOEXEC", "getppid"):
     delattr(os, name)
 for name in ("AF_UNIX", "SCM_RIGHTS", "CMSG_SPACE", "MSG_CMSG_CLOEXEC", "MSG_CTRUNC"):
     delattr(socket, name)

@@ -259,7 +259,7 @@ def test_a_place_may_be_smaller_than_the_frame():
 
 
 def test_padding_has_no_place():
-    wire, receiver = wire_with_place(20)
+    wire, _ = wire_with_place(20)
 
     wire.receive(
         frame(frames.DATA, frames.FLAG_PADDED | frames.FLAG_END_STREAM, 1, b"\x03" + b"a" * 20 + bytes(3))[:10]
@@ -274,7 +274,7 @@ def test_padding_has_no_place():
 
 
 def test_a_stream_that_is_reset_has_no_place():
-    wire, receiver = wire_with_place(100)
+    wire, _ = wire_with_place(100)
     wire.receive(data_frame(1, b"a" * 50)[:9])
 
     wire.connection.sender.reset_stream(wire.handler.streams[1], ErrorCode.CANCEL)
@@ -376,6 +376,9 @@ def header_start(length, kind, flags, stream_id):
     return frames.encode_frame_header(length, kind, flags, stream_id)
 
 
+# The window of stream 1 as wide as it may be.
+WIDE = frames.encode_window_update(1, 2**31 - 65536)
+
 FAULTS = [
     ("a frame over the limit", header_start(300_000, 0, 0, 1), ErrorCode.FRAME_SIZE_ERROR),
     ("DATA on the connection", data_frame(0, b"a"), ErrorCode.PROTOCOL_ERROR),
@@ -416,7 +419,7 @@ FAULTS = [
     ("a frame inside a header block", frame(1, 0, 3, b"\x82") + data_frame(1, b"a"), ErrorCode.PROTOCOL_ERROR),
     ("an unknown frame inside one", frame(1, 0, 3, b"\x82") + frame(77, 0, 3), ErrorCode.PROTOCOL_ERROR),
     ("CONTINUATION of another stream", frame(1, 0, 3, b"\x82") + frame(9, 4, 1), ErrorCode.PROTOCOL_ERROR),
-    ("SETTINGS that overflow a window", frames.encode_window_update(1, 2**31 - 65536) + frames.encode_settings({4: 70_000}), ErrorCode.FLOW_CONTROL_ERROR),
+    ("SETTINGS that overflow a window", WIDE + frames.encode_settings({4: 70_000}), ErrorCode.FLOW_CONTROL_ERROR),
 ]  # fmt: skip
 
 
@@ -881,6 +884,7 @@ class FuzzedPlan(RecordingHandler):
             self.connection.sender.send_reply(stream, TEMPLATE, b"", [body], len(body))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(FRAME_BYTES, max_size=25), st.integers(1, 50))
 def test_no_frames_raise_or_break_an_invariant(sequence, piece):
@@ -893,6 +897,7 @@ def test_no_bytes_raise_or_break_an_invariant(data, piece):
     check_survives(frames.PREFACE + frames.encode_settings({}) + data, piece)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_change_of_good_bytes_raises_or_breaks_an_invariant(draw):

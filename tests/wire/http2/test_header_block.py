@@ -177,6 +177,7 @@ NAMES = st.one_of(
 FIELDS = st.lists(st.tuples(NAMES, st.binary(max_size=300)), max_size=20)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(FIELDS, st.booleans(), st.sampled_from([None, 0, 100, 4096])), max_size=5))
 def test_whatever_the_package_encodes_is_decoded(blocks):
@@ -189,6 +190,7 @@ def test_whatever_the_package_encodes_is_decoded(blocks):
         assert decoder.decode(block)[0] == fields
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_on_any_bytes_it_agrees_with_the_package(blocks):

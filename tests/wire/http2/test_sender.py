@@ -322,6 +322,7 @@ SENDS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(SENDS)
 def test_whatever_happens_bytes_arrive_in_order_and_windows_hold(steps):

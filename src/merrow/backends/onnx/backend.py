@@ -53,6 +53,9 @@ except ImportError:
 
 _LOG = logging.getLogger("merrow.backends")
 
+# Settings of Triton's pool of threads for all sessions, which is not here.
+_GLOBAL_POOL_SETTINGS = ("enable-global-threadpool", "intra_op_thread_count", "inter_op_thread_count")
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DEFAULT_MAX_BATCH_SIZE = 4
@@ -124,6 +127,16 @@ class OnnxBackend(Backend):
             "default-max-batch-size", context.backend_config.get("default-max-batch-size"), DEFAULT_MAX_BATCH_SIZE
         )
         return complete_config(context.name, config, signature_of(session), default_max_batch_size)
+
+    def validate(self, context: ModelContext) -> None:
+        for setting in _GLOBAL_POOL_SETTINGS:
+            if setting in context.backend_config:
+                _LOG.warning(
+                    "--backend-config=onnxruntime,%s is not obeyed: each instance of model '%s' has threads of its own; "
+                    "set their number with the model's parameters intra_op_thread_count and inter_op_thread_count",
+                    setting,
+                    context.name,
+                )
 
     def create_instance(self, context: ModelContext, instance: InstanceDescription) -> Instance:
         config = context.config

@@ -168,6 +168,7 @@ class Arena:
         # Smallest first.
         self._segments: list[_Segment] = []
         self._by_number: dict[int, _Segment] = {}
+        self._next_number = 0
 
     @property
     def byte_size(self) -> int:
@@ -228,7 +229,9 @@ class Arena:
         return segment.byte_size > self._initial_byte_size
 
     def _add_segment(self, byte_size: int) -> _Segment:
-        number = next(number for number in range(len(self._by_number) + 1) if number not in self._by_number)
+        # Never used again: news of a segment and of the end of another travel by different sockets.
+        number = self._next_number
+        self._next_number += 1
         descriptor, mapping = create_shared_memory(byte_size)
         try:
             self._announce(number, descriptor, byte_size)

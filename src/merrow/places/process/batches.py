@@ -210,7 +210,7 @@ class BatchCodec:
             if (
                 request.id
                 or request.requested_outputs
-                or request.correlation_id
+                or request.correlation_id != 0
                 or request.flags
                 or request.parameters
                 or request.priority
@@ -282,9 +282,9 @@ class BatchCodec:
             parts.append(encode_text(request.id))
         correlation_id = request.correlation_id
         if isinstance(correlation_id, str):
-            if correlation_id:
-                contents |= _HAS_TEXT_CORRELATION
-                parts.append(encode_text(correlation_id))
+            # An empty one too: a model sees the type that the client sent.
+            contents |= _HAS_TEXT_CORRELATION
+            parts.append(encode_text(correlation_id))
         elif correlation_id:
             contents |= _HAS_NUMBER_CORRELATION
             parts.append(_CORRELATION.pack(correlation_id))

@@ -87,6 +87,11 @@ def split_frames(chunk: bytes) -> tuple[list[tuple[int, int, int, int, int]], in
     return frames, position
 
 
+def whole_size(start: bytes) -> int:
+    """The length of the message that begins here; 0 while too little of it is known."""
+    return HEADER.unpack_from(start)[0] if len(start) >= HEADER_SIZE else 0
+
+
 def encode_blocks(kind: int, number: int, blocks: Sequence[tuple[int, int]]) -> bytes:
     """A FREE or KEEP message."""
     return b"".join(

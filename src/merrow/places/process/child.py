@@ -57,6 +57,7 @@ from merrow.places.process.channel import (
     encode_log,
     frame,
     split_frames,
+    whole_size,
 )
 from merrow.places.process.control import ControlSocket
 from merrow.places.process.system import map_shared_memory
@@ -173,11 +174,9 @@ class ChildServer:
         """Until the server says CLOSE or is gone."""
         rest = b""
         while True:
-            chunk = self._receive()
+            chunk = self._receive(rest)
             if not chunk:
                 return
-            if rest:
-                chunk = rest + chunk
             # What models see of small tensors: they may write to it and keep it, so it is never used again.
             data = memoryview(bytearray(chunk))
             frames, position = split_frames(chunk)
@@ -201,16 +200,28 @@ class ChildServer:
             if self._out:
                 self._flush()
 
-    def _receive(self) -> bytes:
+    def _receive(self, rest: bytes) -> bytes:
+        """What has gathered, behind what was left of it last time, and at least one message; nothing at the end."""
         if self._arena.has_surplus:
-            while not select.select([self._data], [], [], TRIM_AFTER_NS / 1e9)[0]:
-                self._arena.trim(time.monotonic_ns())
-                if self._out:
-                    self._flush()
-                if not self._arena.has_surplus:
-                    break
+            self._trim_while_idle()
         size = self._data.recv_into(self._buffer)
-        return bytes(self._buffer[:size])
+        chunk = bytes(self._buffer[:size])
+        if not rest or not size:
+            return chunk
+        parts, received, awaited = [rest, chunk], len(rest) + size, whole_size(rest)
+        while size and received < awaited:
+            size = self._data.recv_into(self._buffer)
+            parts.append(bytes(self._buffer[:size]))
+            received += size
+        return b"".join(parts) if size else b""
+
+    def _trim_while_idle(self) -> None:
+        poll = select.poll()
+        poll.register(self._data, select.POLLIN)
+        while self._arena.has_surplus and not poll.poll(TRIM_AFTER_NS // 1_000_000):
+            self._arena.trim(time.monotonic_ns())
+            if self._out:
+                self._flush()
 
     def _flush(self) -> None:
         out = self._out

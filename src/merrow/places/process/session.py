@@ -42,6 +42,7 @@ from merrow.places.process.channel import (
     encode_blocks,
     frame,
     split_frames,
+    whole_size,
 )
 from merrow.places.process.control import ControlMessage, ControlSocket
 from merrow.places.process.fork_client import ChildProcess
@@ -114,7 +115,10 @@ class Session:
         self._next_number = 1
         self._out: list[bytes] = []
         self._unsent: memoryview | None = None
-        self._rest = b""
+        # The parts of a message that has not come whole yet.
+        self._rest: list[bytes] = []
+        self._rest_size = 0
+        self._awaited_size = 0
         self._is_reading = False
         self._is_flush_scheduled = False
         self._is_lost = False
@@ -178,10 +182,14 @@ class Session:
         return False
 
     async def close(self, timeout_seconds: float) -> None:
-        """Wait for what is in flight, let the child finalize, and see it end; kill it after the time."""
+        """Wait for what is in flight, let the child finalize, and see it end; each for so long, then kill it."""
         if self._in_flight and not self._is_lost:
             self._drained = asyncio.Event()
-            await self._drained.wait()
+            try:
+                await asyncio.wait_for(self._drained.wait(), timeout_seconds)
+            except asyncio.TimeoutError:
+                # What it still executes fails now.
+                self.lose()
         if not self._is_lost:
             self._is_ending = True
             self._out.append(frame(CLOSE))
@@ -303,12 +311,21 @@ class Session:
             return
         chunk = bytes(self._buffer[:size])
         if self._rest:
-            chunk = self._rest + chunk
+            # Of a long message, the parts are put together once.
+            self._rest.append(chunk)
+            self._rest_size += size
+            if self._rest_size < self._awaited_size:
+                return
+            chunk = b"".join(self._rest)
+            self._rest.clear()
         answers: list[tuple[Sequence[Request], Execution]] = []
         is_sane = True
         try:
             frames, position = split_frames(chunk)
-            self._rest = chunk[position:]
+            if position < len(chunk):
+                rest = chunk[position:]
+                self._rest.append(rest)
+                self._rest_size, self._awaited_size = len(rest), whole_size(rest)
             for kind, count, number, start, end in frames:
                 if kind == ANSWER:
                     requests, self._blocks = self._in_flight[number]
@@ -459,7 +476,7 @@ class Session:
 def relay_log(body: bytes) -> None:
     """Log what was logged in a child, as of there."""
     level, line, process_id, name, file, text = decode_log(body)
-    logger = logging.getLogger(name)
+    logger = logging.getLogger(name if name.startswith("merrow.") else _LOG.name)
     if logger.isEnabledFor(level):
         record = logger.makeRecord(name, level, file, line, text, (), None)
         record.process = process_id
