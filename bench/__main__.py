@@ -14,8 +14,10 @@ import sys
 import tempfile
 
 from bench import machine, report
+from bench.load import LoadError
 from bench.scenarios import MERROW, SCENARIOS, TRITON, Plan, Row, perf_analyzer
 from tests.oracle import real_triton
+from tests.oracle.server_process import ServerStartError
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -39,15 +41,21 @@ def main() -> int:
             window_count=2 if arguments.quick else arguments.windows,
             concurrencies=tuple(arguments.concurrency or (1, 16)),
         )
-        rows: list[Row] = []
-        for name in arguments.scenario or SCENARIOS:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            rows += SCENARIOS[name](plan)
-            speeds.append(machine.loop_ms())
+        wanted = {name: SCENARIOS[name] for name in arguments.scenario or SCENARIOS}
         if arguments.perf_analyzer:
-            print("perf_analyzer ...", file=sys.stderr, flush=True)
-            rows += perf_analyzer(plan)
+            wanted["perf_analyzer"] = perf_analyzer
+        rows: list[Row] = []
+        failed = []
+        for name, measure in wanted.items():
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            try:
+                rows += measure(plan)
+            except (LoadError, ServerStartError) as error:
+                print(f"{name} failed: {error}", file=sys.stderr)
+                failed.append(name)
             speeds.append(machine.loop_ms())
+    if failed:
+        facts["failed, and not below"] = ", ".join(failed)
     facts["a loop of 10^6 steps in Python during the run"] = f"{min(speeds):.0f} to {max(speeds):.0f} ms"
     date = datetime.datetime.now(datetime.timezone.utc)
     page = report.render(rows, facts, f"{date:%Y-%m-%d %H:%M} UTC")
@@ -57,7 +65,7 @@ def main() -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page)
         print(f"written to {path}", file=sys.stderr)
-    return 0
+    return 1 if failed else 0
 
 
 def _parse_arguments() -> argparse.Namespace:

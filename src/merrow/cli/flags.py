@@ -4,7 +4,7 @@ Conventions: `--name value` or `--name=value`; a name may be cut short while it 
 `true`, `on`, `1` or `false`, `off`, `0` in any case; what may be repeated says so. This module knows how flags are
 spelled and read, and nothing of what they mean: `cli.serve_flags` has the table.
 
-Source: Triton, command_line_parser.cc; protocol.md 23.
+Source: Triton, command_line_parser.cc.
 """
 
 import difflib

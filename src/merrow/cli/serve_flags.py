@@ -8,7 +8,7 @@ A flag stands in one of three ways:
                 operator wanted closed, or serve something else than was asked; values that ask for what merrow does
                 anyway pass in silence
 
-Source: protocol.md 23.
+Source: Triton, command_line_parser.cc.
 """
 
 import enum

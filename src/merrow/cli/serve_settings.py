@@ -1,6 +1,6 @@
 """From the given flags of `merrow serve` to `Settings`, and what must be said about them before serving.
 
-Source: protocol.md 23.
+Source: Triton, command_line_parser.cc.
 """
 
 from collections.abc import Sequence

@@ -52,9 +52,7 @@ def _is_default(field: "dataclasses.Field[Any]", content: object) -> bool:
 def _field_types(value_class: type[Any]) -> dict[str, tuple[str, Any]]:
     """Name in the data -> (attribute, type)."""
     hints = typing.get_type_hints(value_class)
-    return {
-        field.name.rstrip("_"): (field.name, hints[field.name]) for field in dataclasses.fields(value_class)
-    }
+    return {field.name.rstrip("_"): (field.name, hints[field.name]) for field in dataclasses.fields(value_class)}
 
 
 def _decode(expected: Any, content: Any, where: str) -> Any:

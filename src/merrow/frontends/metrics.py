@@ -1,6 +1,6 @@
 """The metrics port: `GET /metrics`, for Prometheus.
 
-Source: protocol.md 24.1.
+Source: Triton, http_server.cc, HTTPMetricsServer.
 """
 
 import logging

@@ -19,13 +19,14 @@ _HUGE_PAGES_BYTE_SIZE = 16 * 1024 * 1024
 class BodyBuffer:
     """Collects a body of `byte_size` bytes; `is_complete` once all are there."""
 
-    __slots__ = ("_buffer", "_pieces", "_view", "byte_size", "received_byte_size")
+    __slots__ = ("_body", "_start", "_view", "byte_size", "received_byte_size")
 
     def __init__(self, byte_size: int) -> None:
         self.byte_size = byte_size
         self.received_byte_size = 0
-        self._pieces: list[Buffer] = []
-        self._buffer: bytearray | memoryview | None = None
+        # What came before the buffer was allocated, and the buffer; or the whole body, if it came in one piece.
+        self._start = bytearray()
+        self._body: Buffer = b""
         self._view: memoryview | None = None
 
     @property
@@ -43,23 +44,20 @@ class BodyBuffer:
             MemoryError: there is no memory for a body of this size.
         """
         start = self.received_byte_size
-        self.received_byte_size = start + len(piece)
-        assert self.received_byte_size <= self.byte_size
-        if self._view is not None:
-            self._view[start : self.received_byte_size] = piece
-        else:
-            self._pieces.append(piece)
-            if self.received_byte_size * _ALLOCATION_FACTOR >= self.byte_size and not self.is_complete:
-                self._allocate()
-
-    def _allocate(self) -> None:
-        self._buffer = allocate(self.byte_size)
-        self._view = memoryview(self._buffer)
-        position = 0
-        for piece in self._pieces:
-            self._view[position : position + len(piece)] = piece
-            position += len(piece)
-        self._pieces.clear()
+        end = self.received_byte_size = start + len(piece)
+        assert end <= self.byte_size
+        if end == self.byte_size and start == 0:
+            self._body = piece
+            return
+        if self._view is None and end * _ALLOCATION_FACTOR < self.byte_size:
+            self._start += piece
+            return
+        if self._view is None:
+            self._body = allocate(self.byte_size)
+            self._view = memoryview(self._body)
+            self._view[:start] = self._start
+            self._start.clear()
+        self._view[start:end] = piece
 
     def remaining_view(self) -> memoryview | None:
         """Where the rest belongs, for the socket to write to; None as long as too little has arrived for that."""
@@ -72,10 +70,8 @@ class BodyBuffer:
     def take(self) -> Buffer:
         """The complete body."""
         assert self.is_complete
-        if self._buffer is not None:
-            self._view = None
-            return self._buffer
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._view = None
+        return self._body
 
 
 def allocate(byte_size: int) -> bytearray | memoryview:

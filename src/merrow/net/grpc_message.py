@@ -106,7 +106,7 @@ class MessageReader:
             MessageFault: it cannot be decompressed.
         """
         assert self._body is not None
-        message = self._body.take() if self._body.byte_size else b""
+        message = self._body.take()
         self._body = None
         return self._decompress(message) if self._is_compressed else message
 

@@ -112,11 +112,15 @@ class Http2Connection(DirectConnection):
         self._is_write_asked = False
         sender = self.sender
         while sender.output and not self.is_ended:
+            output = sender.output
+            sender.output = []
             if sender.output_byte_size <= _JOIN_BYTE_SIZE:
-                self.transport.write(b"".join(sender.take_output()))
+                sender.output_byte_size = 0
+                self.transport.write(b"".join(output))
             else:
-                self.transport.writelines(sender.take_output())
-            if sender.is_blocked:
+                sender.output_byte_size = 0
+                self.transport.writelines(output)
+            if sender.blocked:
                 sender.pump()
         if self.is_write_paused:
             limit = self.service.limits.max_write_buffer_byte_size * _MAX_UNSENT_LIMITS
@@ -128,11 +132,10 @@ class Http2Connection(DirectConnection):
     def _end_if_over(self) -> None:
         """Close when the connection has broken, or has drained."""
         http2 = self.http2
-        if http2.is_closed:
-            self.end(lingers=True)
-        elif not http2.streams:
+        if http2.is_closed or not http2.streams:
             http2.abandon()
-            self.end(lingers=True)
+            # A server that ends waits for nobody; there is mostly nothing that its last words could be lost by.
+            self.end(lingers=not self.service.is_draining)
 
     # Events
 

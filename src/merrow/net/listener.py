@@ -111,8 +111,8 @@ class Listener:
 
     def _sweep(self) -> None:
         assert self._service is not None
-        self._service.sweep()
         self._sweep_handle = self._service.loop.call_later(self._sweep_interval_seconds(), self._sweep)
+        self._service.sweep()
 
     @property
     def connection_count(self) -> int:

@@ -10,7 +10,7 @@ The text is a JSON string, so that one message is one line whatever a client put
 `table` set is a table: it starts on a line of its own and is not quoted. Severities are switched one by one, as in
 Triton; verbose lines carry the letter I and pass only with `--log-verbose`.
 
-Source: Triton, common/logging.cc; protocol.md 14, "Log line formats".
+Source: Triton, common/logging.cc.
 """
 
 import json

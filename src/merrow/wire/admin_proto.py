@@ -3,7 +3,7 @@
 The counterpart of `admin_json`, which describes the values that come in. Decoders raise InternalError for bytes that
 are no such message, as gRPC's C++ runtime does; encoders return whole messages.
 
-Source: Triton, grpc/grpc_server.cc; protocol.md 2-9, 22.4.
+Source: Triton, grpc/grpc_server.cc.
 """
 
 from collections.abc import Iterable, Sequence

@@ -5,7 +5,7 @@ framing, told apart by the first bytes. Corrupt or cut data is not an error here
 and the decoder that gets it complains. An answer's coding is the one with the highest weight in `Accept-Encoding`,
 the first of equals; `identity` takes part, and what cannot be read counts as identity.
 
-Source: Triton, data_compressor.h and http_server.cc; protocol.md 18.
+Source: Triton, data_compressor.h and http_server.cc.
 """
 
 import enum

@@ -13,7 +13,7 @@ or with fields that we do not know, takes the long way through protobuf, with th
 
 Responses are put together from bytes: the constant parts are remembered, and large contents stay buffers of their own.
 
-Source: Triton, grpc/infer_handler.cc, grpc/stream_infer_handler.cc; protocol.md 1.3, 12, 17, 22.5, 22.6, 31.8.
+Source: Triton, grpc/infer_handler.cc, grpc/stream_infer_handler.cc.
 """
 
 import re

@@ -3,7 +3,7 @@
 Each datatype has its one field, and narrow integers travel in a wider one, whose low-order bytes are taken without a
 range check. FP16 and BF16 have no field: they can only be sent raw.
 
-Source: Triton, grpc/infer_handler.cc, InferGRPCToInput; protocol.md 16, 22.5.
+Source: Triton, grpc/infer_handler.cc, InferGRPCToInput.
 """
 
 import struct

@@ -3,7 +3,7 @@
 A parameter is typed by its sender, and each name takes only some of the types.
 
 Source: Triton, grpc/infer_handler.cc, SetInferenceRequestMetadata; grpc/grpc_utils.cc, ParseSharedMemoryParams and
-ParseClassificationParams; protocol.md 12, 17, 22.5.
+ParseClassificationParams.
 """
 
 import struct

@@ -45,7 +45,12 @@ def decode_batch(message, codec=None, open_block=open_nothing):
     ((kind, count, number, start, end),), rest = split_frames(message)
     assert (kind, rest) == (BATCH, len(message))
     data = memoryview(bytearray(message))
-    return number, (codec or BatchCodec("m", 1)).decode(message, data, start, end, count, Sink(), open_block)
+    return number, (codec or BatchCodec("m", 1)).decode(message, data, start, end, count, Sink(), open_block, Request)
+
+
+def decode_body(message, end):
+    codec = BatchCodec("m", 1)
+    return codec.decode(message, memoryview(message), HEADER_SIZE, end, 1, Sink(), open_nothing, Request)
 
 
 def content_of(tensor):
@@ -156,14 +161,16 @@ def test_a_batch_cut_anywhere_is_refused():
     for size in range(HEADER_SIZE, len(message)):
         cut = message[:size]
         with pytest.raises(MALFORMED):
-            BatchCodec("m", 1).decode(cut, memoryview(cut), HEADER_SIZE, size, 1, Sink(), open_nothing)
+            decode_body(cut, size)
 
 
 def test_a_batch_with_something_after_it_is_refused():
     message = BatchCodec("m", 1).encode(1, (request_of(SMALL),), place_nowhere) + bytes(8)
 
     with pytest.raises(ProtocolError):
-        BatchCodec("m", 1).decode(message, memoryview(message), HEADER_SIZE, len(message), 1, Sink(), open_nothing)
+        BatchCodec("m", 1).decode(
+            message, memoryview(message), HEADER_SIZE, len(message), 1, Sink(), open_nothing, Request
+        )
 
 
 def execution_of(*outcomes):

@@ -675,6 +675,17 @@ def test_control_frames_in_proportion_to_the_messages_of_a_stream_are_no_flood()
     assert not wire.connection.is_closed
 
 
+def test_control_frames_in_proportion_to_a_stream_are_no_flood():
+    wire = Wire(ConnectionLimits(max_control_frames_per_second=100))
+    wire.receive(wire.headers(1))
+
+    for _ in range(500):
+        wire.connection.sender.send_data(wire.handler.streams[1], [b"a"], 1)
+        wire.receive(FLOODS["PING"] + frames.encode_window_update(0, 1) + frames.encode_window_update(1, 1))
+
+    assert not wire.connection.is_closed
+
+
 def test_window_updates_of_a_large_answer_are_no_flood():
     wire = Wire(ConnectionLimits(max_control_frames_per_second=100))
 

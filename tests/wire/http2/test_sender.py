@@ -154,7 +154,7 @@ def test_output_stops_at_the_write_limit_until_it_is_taken():
     sender.send_data(stream, [bytes(500_000)], 500_000)
 
     assert 100_000 <= sender.output_byte_size <= 100_000 + 65536
-    assert sender.is_blocked
+    assert sender.blocked
     sender.take_output()
     assert sender.output_byte_size == 0
     sender.pump()
@@ -296,7 +296,7 @@ def test_a_stream_that_is_reset_sends_no_more():
     wire.receive(window_update(0, 70_000))
 
     assert wire.sent() == []
-    assert not sender.is_blocked
+    assert not sender.blocked
 
 
 def test_resets_are_remembered_for_a_while():

@@ -132,7 +132,7 @@ class OnnxBackend(Backend):
         for setting in _GLOBAL_POOL_SETTINGS:
             if setting in context.backend_config:
                 _LOG.warning(
-                    "--backend-config=onnxruntime,%s is not obeyed: each instance of model '%s' has threads of its own; "
+                    "--backend-config=onnxruntime,%s is not obeyed: each instance of model '%s' has its own threads; "
                     "set their number with the model's parameters intra_op_thread_count and inter_op_thread_count",
                     setting,
                     context.name,

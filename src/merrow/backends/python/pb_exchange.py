@@ -66,17 +66,16 @@ class InferenceResponse:
     __slots__ = ("_error", "_output_tensors", "_parameters")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if len(args) == 1 and not kwargs:
-            (tensors,) = args
+        if len(args) == 1 and not kwargs and type(args[0]) is list:
+            # How most models call it.
+            tensors = args[0]
             error = parameters = None
         else:
             tensors, error, parameters = bind_arguments(
                 ("output_tensors", "error", "parameters"), ((), None, None), args, kwargs, _RESPONSE_SIGNATURE
             )
-        if error is not None and not isinstance(error, TritonError):
-            raise incompatible_arguments(_RESPONSE_SIGNATURE, args, kwargs)
-        if not isinstance(tensors, (list, tuple)):
-            raise incompatible_arguments(_RESPONSE_SIGNATURE, args, kwargs)
+            if (error is not None and not isinstance(error, TritonError)) or not isinstance(tensors, (list, tuple)):
+                raise incompatible_arguments(_RESPONSE_SIGNATURE, args, kwargs)
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 if tensor is None:

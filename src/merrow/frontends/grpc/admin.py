@@ -3,7 +3,7 @@
 Handlers raise `ServerError` for the door (`methods`) to answer. Loading and unloading wait, so each runs in a task of
 its own, which this object owns until `close`.
 
-Source: protocol.md 2 to 9, 22.4.
+Source: Triton, grpc/grpc_server.cc.
 """
 
 import asyncio

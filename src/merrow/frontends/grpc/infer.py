@@ -3,7 +3,7 @@
 Straight code, as over REST: read the model's name, look it up, decode, submit; the request's sink encodes and
 replies.
 
-Source: protocol.md 22.5.
+Source: Triton, grpc/infer_handler.cc.
 """
 
 import logging

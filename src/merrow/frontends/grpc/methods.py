@@ -1,6 +1,6 @@
 """The gRPC methods there are, and the front door that hands calls to them.
 
-Source: protos/grpc_service.proto, protos/health.proto; protocol.md 22.1.
+Source: protos/grpc_service.proto, protos/health.proto.
 """
 
 import logging

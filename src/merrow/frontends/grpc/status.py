@@ -1,6 +1,6 @@
 """Errors as gRPC statuses: one number for every code of the server API.
 
-Source: Triton, grpc_utils.cc, GrpcStatusUtil::CodeToStatus; protocol.md 1.4.
+Source: Triton, grpc_utils.cc, GrpcStatusUtil::CodeToStatus.
 """
 
 from merrow.core.errors import ErrorCode, ServerError

@@ -8,7 +8,7 @@ Bounds: with `MAX_UNANSWERED_REQUESTS` requests unanswered, or while the client 
 further, and flow control holds the client back. What a decoupled model goes on to produce for a client that does not
 read waits here, up to `MAX_WAITING_BYTE_SIZE`; beyond, the call ends and its requests are cancelled.
 
-Source: protocol.md 22.6, 31.8.
+Source: Triton, grpc/stream_infer_handler.cc.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 Handlers raise `ServerError` for the door to answer. Loading and unloading wait, so each runs in a task of its own.
 
-Source: protocol.md 2 to 9.
+Source: Triton, http_server.cc.
 """
 
 import asyncio

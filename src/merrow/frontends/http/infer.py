@@ -7,7 +7,7 @@ deflated.
 Errors before the request's JSON is read, and those of the model, are text/plain; errors of the request's content are
 application/json. Clients do not care; that is how Triton does it.
 
-Source: protocol.md 15.1, 15.4, 18.
+Source: Triton, http_server.cc, HTTPAPIServer::HandleInfer.
 """
 
 import asyncio

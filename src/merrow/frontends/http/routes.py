@@ -9,7 +9,7 @@ A target is matched as it was sent: undecoded, case-sensitive, whole, without it
     /v2/repository[/REPO]/index
     /v2/repository[/REPO]/models/NAME/load, .../unload
 
-Source: Triton, http_server.cc, HTTPAPIServer::Handle; protocol.md 1.2.
+Source: Triton, http_server.cc, HTTPAPIServer::Handle.
 """
 
 import enum

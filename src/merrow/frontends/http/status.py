@@ -1,6 +1,6 @@
 """Errors as HTTP answers: one status for every code of the server API, and the body that carries the text.
 
-Source: Triton, http_server.cc, HttpCodeFromError; protocol.md 1.4.
+Source: Triton, http_server.cc, HttpCodeFromError.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ one look into a dictionary.
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from merrow.backends.base import Execution, Outcome, PrivateTensor
 from merrow.core.datatypes import ELEMENT_BYTE_SIZES
@@ -69,6 +69,8 @@ _MEMORY = 4096
 
 Place = Callable[[Buffer], tuple[int, int, int]]
 """Puts the data of a large tensor somewhere: (location, segment, offset)."""
+
+RequestType = TypeVar("RequestType", bound=Request)
 
 OpenBlock = Callable[[int, int, int, int], memoryview]
 """Makes received data readable: (location, segment, offset, byte size)."""
@@ -231,8 +233,8 @@ class BatchCodec:
         count: int,
         sink: ResponseSink,
         open_block: OpenBlock,
-        request_class: type[Request] = Request,
-    ) -> list[Request]:
+        request_class: type[RequestType],
+    ) -> list[RequestType]:
         """The requests of a BATCH message.
 
         Args:
@@ -241,7 +243,7 @@ class BatchCodec:
             sink: of every request; the child answers in its own way.
             request_class: called as `Request` is.
         """
-        requests: list[Request] = []
+        requests: list[RequestType] = []
         for _ in range(count):
             layout, contents, extras, position = self._sections.read(chunk, position, end)
             inputs: dict[str, Tensor] = {}
@@ -348,15 +350,16 @@ class AnswerCodec:
         for outcome in outcomes:
             kind, extras = _SUCCEEDED, b""
             outputs: Sequence[Tensor] = ()
-            if not isinstance(outcome, Response):
-                kind, extras = _FAILED, encode_failure(outcome)
-            elif outcome.error is not None:
-                kind, extras = _ANSWERED_WITH_ERROR, encode_failure(outcome.error)
+            if isinstance(outcome, Response):
+                if outcome.error is not None:
+                    kind, extras = _ANSWERED_WITH_ERROR, encode_failure(outcome.error)
+                else:
+                    outputs = outcome.outputs
+                    if outcome.parameters:
+                        extras = encode_parameters(outcome.parameters)
+                        extras += PADDING[len(extras) & 7]
             else:
-                outputs = outcome.outputs
-                if outcome.parameters:
-                    extras = encode_parameters(outcome.parameters)
-                    extras += PADDING[len(extras) & 7]
+                kind, extras = _FAILED, encode_failure(outcome)
             self._sections.write(parts, outputs, kind, extras, place, references)
         body = b"".join(parts)
         return HEADER.pack(HEADER_SIZE + len(body), ANSWER, 0, len(outcomes), number) + body, references

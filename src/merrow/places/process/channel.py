@@ -73,8 +73,13 @@ def frame(kind: int, number: int = 0, body: bytes = b"", count: int = 0) -> byte
 
 def split_frames(chunk: bytes) -> tuple[list[tuple[int, int, int, int, int]], int]:
     """The messages that are whole: (kind, count, number, start of the body, end), and where the rest begins."""
-    frames: list[tuple[int, int, int, int, int]] = []
     position, size = 0, len(chunk)
+    if size >= HEADER_SIZE:
+        length, kind, _, count, number = HEADER.unpack_from(chunk)
+        if length == size and not size % 8:
+            # The usual case: one message, whole.
+            return [(kind, count, number, HEADER_SIZE, size)], size
+    frames: list[tuple[int, int, int, int, int]] = []
     while size - position >= HEADER_SIZE:
         length, kind, _, count, number = HEADER.unpack_from(chunk, position)
         if length < HEADER_SIZE or length % 8 or length > MAX_MESSAGE_BYTE_SIZE:

@@ -189,6 +189,7 @@ class ChildServer:
                     for key in decode_blocks(chunk, start, end, count):
                         self._arena.free(key, now_ns)
                 elif kind == DROP:
+                    self._await_segment(number)
                     self._peer.drop(number)
                 elif kind == CLOSE:
                     self._flush()
@@ -230,12 +231,9 @@ class ChildServer:
 
     def _execute(self, chunk: bytes, data: memoryview, start: int, end: int, count: int, number: int) -> None:
         requests = self._batches.decode(chunk, data, start, end, count, _NO_SINK, self._open_block, ChildRequest)
-        request_number = number
-        for request in requests:
-            assert isinstance(request, ChildRequest)
+        for index, request in enumerate(requests, number):
             request.cancellations = self._cancellations
-            request.number = request_number
-            request_number += 1
+            request.number = index
         execution = execute_guarded(self._instance, self._instance_name, requests)
         start_ns, end_ns = execution.start_ns, execution.end_ns
         self._stored.clear()
@@ -269,16 +267,20 @@ class ChildServer:
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
         if location != SENDER_ARENA:
             raise ProtocolError(f"an input in location {location}")
-        while segment not in self._peer:
-            for message in _read_control(self._control):
-                if message.kind != SEGMENT:
-                    raise ProtocolError(f"a control message of kind {message.kind}")
-                (segment_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
-                self._peer.add(message.number, map_shared_memory(message.descriptor, segment_size), segment_size)
+        self._await_segment(segment)
         mapping = self._peer.check(segment, offset, byte_size)
         array = self._loans.lend(mapping, segment, offset, byte_size)
         self._lent.append((_address_of(array), byte_size, segment, offset))
         return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+
+    def _await_segment(self, segment: int) -> None:
+        """Read its announcement, which was sent before it was first mentioned."""
+        while segment not in self._peer:
+            for message in _read_control(self._control):
+                if message.kind != SEGMENT:
+                    raise ProtocolError(f"a control message of kind {message.kind}")
+                (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
+                self._peer.add(message.number, map_shared_memory(message.descriptor, byte_size), byte_size)
 
     def _place(self, data: Buffer) -> tuple[int, int, int]:
         """Where the data of a large output is: in a block of this batch's inputs, or else copied to the arena."""

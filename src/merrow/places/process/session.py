@@ -362,15 +362,14 @@ class Session:
             for key in decode_blocks(chunk, start, end, count):
                 del self._kept[key]
         elif kind == DROP:
+            self._find_segment(number)
             self._peer.drop(number)
         else:
             raise ProtocolError(f"a message of kind {kind}")
 
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
         if location == SENDER_ARENA:
-            if segment not in self._peer:
-                # Its announcement was sent first, and so it is there.
-                self._take_control_messages(self._control.receive() or [])
+            self._find_segment(segment)
             mapping = self._peer.check(segment, offset, byte_size)
             array = self._peer_loans.lend(mapping, segment, offset, byte_size)
             return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
@@ -380,6 +379,14 @@ class Session:
                 view = memoryview(block.array)  # type: ignore[arg-type]
                 return view[start : start + byte_size]
         raise ProtocolError(f"a reference to {byte_size} bytes at {offset} in segment {segment}, which were not lent")
+
+    def _find_segment(self, segment: int) -> None:
+        """Read its announcement, which was sent before it was first mentioned, and so is there."""
+        while segment not in self._peer:
+            messages = self._control.receive()
+            if messages is None:
+                raise ProtocolError(f"segment {segment} was never announced")
+            self._take_control_messages(messages)
 
     def _on_control_readable(self) -> None:
         try:

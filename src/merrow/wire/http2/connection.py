@@ -30,6 +30,7 @@ _DATA: Final = frames.DATA
 _HEADERS: Final = frames.HEADERS
 _END_STREAM: Final = frames.FLAG_END_STREAM
 _END_HEADERS: Final = frames.FLAG_END_HEADERS
+_MAX_STREAM_ID: Final = frames.MAX_STREAM_ID
 _unpack_frame_header = frames.FRAME_HEADER.unpack_from
 
 # The receive window of a connection, in windows of a stream.
@@ -136,8 +137,6 @@ class ServerConnection:
 
     def receive(self, data: bytes, now_ns: int) -> None:
         """Take bytes from the peer, cut anywhere. A no-op once the connection is closed."""
-        if self.is_closed:
-            return
         self.last_received_ns = now_ns
         if self._rest:
             data = self._rest + data
@@ -146,9 +145,9 @@ class ServerConnection:
             position = self._receive_frames(data)
         except ConnectionFault as fault:
             self.close(fault.code, fault.text)
-            return
-        if position < len(data) and not self.is_closed:
-            self._rest = data[position:]
+        else:
+            if position < len(data) and not self.is_closed:
+                self._rest = data[position:]
 
     def _receive_frames(self, data: bytes) -> int:
         """Handle what is complete; returns the position of what is not."""
@@ -168,9 +167,16 @@ class ServerConnection:
             length = high << 8 | low
             payload_end = payload + length
             head = None
-            if kind == _HEADERS and flags == _END_HEADERS and payload_end <= end and stream_id > self._last_stream_id:
+            if kind == _HEADERS and flags == _END_HEADERS and payload_end <= end and not self._block_stream_id:
                 head = self._heads.get(data[payload:payload_end])
-            if head is not None and self._may_open(stream_id):
+            if (
+                head is not None
+                and self._last_stream_id < stream_id <= _MAX_STREAM_ID
+                and stream_id & 1
+                and len(self.streams) < self._max_streams
+                and not self.is_draining
+            ):
+                # The straight way; `_receive_block` finds out what is wrong where this is not the one.
                 position = payload_end
                 self._last_stream_id = stream_id
                 self.streams[stream_id] = stream = Stream(stream_id, head, self.sender.peer_stream_window)
@@ -249,16 +255,6 @@ class ServerConnection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "invalid connection preface")
         self._preface_remaining = expected[len(received) :]
         return len(received)
-
-    def _may_open(self, stream_id: int) -> bool:
-        """Whether the straight way may open this stream, whose id is new; if not, the other way finds out why."""
-        return (
-            stream_id & 1 == 1
-            and stream_id <= frames.MAX_STREAM_ID
-            and len(self.streams) < self._max_streams
-            and not self._block_stream_id
-            and not self.is_draining
-        )
 
     def _send(self, frame: bytes) -> None:
         self.sender.output.append(frame)
@@ -489,7 +485,7 @@ class ServerConnection:
                 self._fail_stream(stream, ErrorCode.PROTOCOL_ERROR)
             elif stream.send_window > frames.MAX_WINDOW_BYTE_SIZE:
                 self._fail_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
-        if self.sender.is_blocked:
+        if self.sender.blocked:
             self.sender.pump()
 
     def _receive_settings(self, flags: int, stream_id: int, payload: bytes) -> None:

@@ -4,7 +4,7 @@ DATA that fits goes to `output` at once. DATA that does not, because a window is
 (`hold`), or `output` holds as much as the write limit, is queued on its stream as views of the caller's buffers, and
 moves when a window grows, or when the caller has taken `output` and calls `pump`. Streams take turns.
 
-Invariants: a stream is in `streams` until it is closed; it is in `_blocked` if and only if DATA is queued on it.
+Invariants: a stream is in `streams` until it is closed; it is in `blocked` if and only if DATA is queued on it.
 Frames of one stream stay in order.
 
 Source: RFC 9113, sections 5.1, 5.2 and 6.9.
@@ -52,10 +52,10 @@ class Sender:
     """Sends for one connection; see the module. Every method that names a stream is a no-op once that is closed."""
 
     __slots__ = (
-        "_blocked",
         "_is_held",
         "_is_pumping",
         "_write_limit",
+        "blocked",
         "data_count",
         "max_frame_byte_size",
         "output",
@@ -85,7 +85,9 @@ class Sender:
         self.max_frame_byte_size = frames.DEFAULT_MAX_FRAME_BYTE_SIZE
         self._is_held = False
         self._is_pumping = False
-        self._blocked: dict[int, Stream] = {}
+        # Streams on which DATA waits, in the order of their turns. Some of it may move when `output` has been taken
+        # and `pump` is called.
+        self.blocked: dict[int, Stream] = {}
 
     def send_reply(
         self, stream: Stream, template: "ReplyTemplate", prefix: bytes, parts: Sequence[Buffer], byte_size: int
@@ -173,7 +175,7 @@ class Sender:
             stream.queued_byte_size += byte_size
             if ends_stream:
                 stream.end_block = b""
-            self._blocked[stream.id] = stream
+            self.blocked[stream.id] = stream
             self.pump()
         elif ends_stream:
             self.send_end(stream)
@@ -209,7 +211,7 @@ class Sender:
         stream.is_closed = True
         self.streams.pop(stream.id, None)
         if stream.queue is not None:
-            self._blocked.pop(stream.id, None)
+            self.blocked.pop(stream.id, None)
             stream.queue = None
 
     def _end_stream(self, stream: Stream) -> None:
@@ -223,11 +225,6 @@ class Sender:
     def is_writable(self, stream: Stream) -> bool:
         """Whether less than the write limit waits on this stream, and the socket takes more."""
         return not self._is_held and (stream.queue is None or stream.queued_byte_size < self._write_limit)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether DATA waits; some of it may move when `output` has been taken and `pump` is called."""
-        return bool(self._blocked)
 
     def take_output(self) -> list[Buffer]:
         """What there is to send, in order; empty if nothing."""
@@ -258,7 +255,7 @@ class Sender:
         has_moved = True
         while has_moved:
             has_moved = False
-            for stream in list(self._blocked.values()):
+            for stream in list(self.blocked.values()):
                 if self.window <= 0 or self.output_byte_size >= self._write_limit or self._is_held:
                     has_moved = False
                     break
@@ -299,9 +296,9 @@ class Sender:
                     queue[0] = view[byte_size:]
                     byte_size = 0
         # Last in the order of turns, if at all.
-        del self._blocked[stream.id]
+        del self.blocked[stream.id]
         if queue:
-            self._blocked[stream.id] = stream
+            self.blocked[stream.id] = stream
         elif stream.end_block == b"":
             self._end_stream(stream)
         elif stream.end_block is not None:
@@ -312,9 +309,9 @@ class Sender:
         for stream_id, stream in self.streams.items():
             assert stream.id == stream_id
             assert not stream.is_closed
-            assert (stream_id in self._blocked) == bool(stream.queue)
+            assert (stream_id in self.blocked) == bool(stream.queue)
             if stream.queue is not None:
                 assert stream.queued_byte_size == sum(len(part) for part in stream.queue)
                 assert stream.queue or stream.end_block is None
-        assert set(self._blocked) <= set(self.streams)
+        assert set(self.blocked) <= set(self.streams)
         assert len(self.reset_streams) <= _MAX_REMEMBERED_RESETS
