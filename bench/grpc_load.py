@@ -205,10 +205,14 @@ class GrpcConnection(Connection):
 
     def _first_answer(self, workload: Workload) -> None:
         """One call, blocking; its status must be 0, and its DATA must hold the tensor."""
-        self.send_request()
-        while not self.on_readable():
-            if self.has_unsent:
-                self.on_writable()
+        is_writable = self.send_request()
+        while True:
+            # Reading would wait for ever for the answer to a frame that was sent in part.
+            while is_writable:
+                is_writable = self.on_writable()
+            if self.on_readable():
+                break
+            is_writable = self.has_unsent
         decoder = hpack.Decoder()
         headers = [header for block in self._blocks for header in decoder.decode(block)]
         if ("grpc-status", "0") not in headers:

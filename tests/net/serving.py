@@ -326,6 +326,10 @@ class MemoryConnection:
         self.service = Service(
             self.application, self.application, limits or ConnectionLimits(), lambda: self.now_ns, self.loop
         )
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Begin another connection of the same listener."""
         self.transport = MemoryTransport()
         self.transport.protocol = Connection(self.service)
         self.transport.protocol.connection_made(self.transport)

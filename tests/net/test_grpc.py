@@ -699,3 +699,19 @@ def test_a_message_whose_bytes_stop_coming_ends_its_call():
     expected = [*failed(14, "request timed out: its bytes stopped coming"), RESET_NO_ERROR]
     assert client.answers() == {1: expected, 3: expected}
     assert client.application.events == [("cancel", b"StreamHold")]
+
+
+def test_a_client_that_is_held_back_is_not_timed_out():
+    limits = ConnectionLimits(receive_timeout_ns=10 * SECOND, stream_window_byte_size=65535)
+    client = Http2Client(limits)
+    client.receive(client.call_head(1, "StreamSlow") + data_frame(1, message(bytes(60_000))[:50_000]))
+    stream = client.application.streams[0]
+
+    client.sweep(100 * SECOND)
+    stream.call.resume_reading()
+    client.loop.run()
+    client.sweep(109 * SECOND)
+    client.receive(data_frame(1, message(bytes(60_000))[50_000:], end=True))
+
+    assert client.application.events == [("half-close",)]
+    assert client.answer() == ok(bytes(60_000))

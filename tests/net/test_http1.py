@@ -519,6 +519,14 @@ def test_a_fault_is_answered_as_json_and_closes(data, status, text):
     assert connection.written() == b""
 
 
+def test_a_body_over_the_limit_is_refused_every_time():
+    connection = MemoryConnection(ConnectionLimits(max_body_byte_size=10))
+    for _ in range(3):
+        connection.receive(post(b"/", bytes(11)))
+        assert connection.written() == fault(b"413 Content Too Large", b"request body exceeds the limit of 10 bytes")
+        connection.reopen()
+
+
 def test_a_fault_is_answered_in_its_turn():
     connection = MemoryConnection()
 
@@ -591,6 +599,21 @@ def test_a_head_that_comes_slowly_does():
         connection.receive(b"P")
 
     assert connection.written().startswith(b"HTTP/1.1 408 Request Timeout")
+
+
+def test_a_client_that_is_held_back_is_not_timed_out():
+    connection = MemoryConnection(LIMITS)
+    connection.receive(hold() + post(b"/", b"abc")[:-1])
+    connection.protocol.pause_writing()
+
+    connection.sweep(50 * SECOND)
+    connection.application.held[0].respond(204, (), ())
+    connection.protocol.resume_writing()
+    connection.sweep(59 * SECOND)
+    connection.written()
+    connection.receive(b"c")
+
+    assert connection.written() == answer(b"abc")
 
 
 def test_an_idle_connection_is_closed():

@@ -131,7 +131,7 @@ def test_too_many_headers_are_refused():
 
 
 def test_heads_are_remembered_by_their_bytes():
-    cache = HeadCache(max_header_count=100)
+    cache = HeadCache(max_header_count=100, max_body_byte_size=1000)
     block = b"GET / HTTP/1.1\r\nA: b\r\n\r\n"
 
     head = cache.parse(block)
@@ -139,8 +139,18 @@ def test_heads_are_remembered_by_their_bytes():
     assert cache.heads == {block: head}
 
 
+def test_heads_of_bodies_over_the_limit_are_not_remembered():
+    cache = HeadCache(max_header_count=100, max_body_byte_size=1000)
+
+    with pytest.raises(RequestFault) as caught:
+        cache.parse(b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n")
+
+    assert (caught.value.status, caught.value.text) == (413, "request body exceeds the limit of 1000 bytes")
+    assert cache.heads == {}
+
+
 def test_the_memory_of_heads_is_bounded():
-    cache = HeadCache(max_header_count=100)
+    cache = HeadCache(max_header_count=100, max_body_byte_size=1000)
     for number in range(2000):
         cache.parse(b"GET /%d HTTP/1.1\r\n\r\n" % number)
     cache.parse(b"GET / HTTP/1.1\r\nA: " + b"b" * 5000 + b"\r\n\r\n")

@@ -14,7 +14,7 @@ and read for a moment longer: closing it with bytes unread would make the system
 
 `data_received` and `send_answer` are straight code for the common case: a known head, its whole body, nothing after.
 
-Source: RFC 9112; shared/reference protocol.md, section 1.1.
+Source: RFC 9112.
 """
 
 import asyncio
@@ -244,8 +244,6 @@ class Http1Connection(DirectConnection):
         self._scanned_byte_size = 0
         block = data[position:head_end]
         head = self._heads.get(block) or self.service.head_cache.parse(block)
-        if head.content_length > self.service.limits.max_body_byte_size:
-            raise RequestFault(413, f"request body exceeds the limit of {self.service.limits.max_body_byte_size} bytes")
         body_end = head_end + head.content_length
         if head.content_length >= 0 and body_end <= len(data):
             is_most = head.content_length * 2 > len(data) and head.content_length >= _VIEW_BYTE_SIZE
@@ -500,9 +498,12 @@ class Http1Connection(DirectConnection):
     def sweep(self, now_ns: int) -> None:
         super().sweep(now_ns)
         limits = self.service.limits
-        if self._input is _IGNORED or self._is_read_paused:
+        if self._input is _IGNORED:
             return
-        if self._input is not _HEAD or self._rest:
+        if self._is_read_paused:
+            # It is we who do not let the client go on.
+            self._progress_ns = now_ns
+        elif self._input is not _HEAD or self._rest:
             if now_ns - self._progress_ns > limits.receive_timeout_ns:
                 # What a direct receiver still receives is not wanted any more.
                 self.transport.set_protocol(self)

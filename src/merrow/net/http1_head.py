@@ -25,8 +25,8 @@ class Http1Head:
     """What one head says.
 
     `target` is in origin form, also where the client sent an absolute one. `fields` maps lower-case names to the
-    first value. `content_length` is 0 where none was given; -1 means chunked. `is_plain`: nothing about framing the
-    answer is special.
+    first value; like `headers`, they are shared by all requests of this head, and never changed. `content_length` is 0
+    where none was given; -1 means chunked. `is_plain`: nothing about framing the answer is special.
     """
 
     __slots__ = (
@@ -160,10 +160,11 @@ def _origin_form(target: bytes) -> bytes:
 class HeadCache:
     """Heads by their bytes; shared by the connections of a listener."""
 
-    __slots__ = ("_max_header_count", "heads")
+    __slots__ = ("_max_body_byte_size", "_max_header_count", "heads")
 
-    def __init__(self, max_header_count: int) -> None:
+    def __init__(self, max_header_count: int, max_body_byte_size: int) -> None:
         self._max_header_count = max_header_count
+        self._max_body_byte_size = max_body_byte_size
         # Whoever finds a head here need not call `parse`.
         self.heads: dict[bytes, Http1Head] = {}
 
@@ -171,9 +172,11 @@ class HeadCache:
         """As `parse_head`, and remember.
 
         Raises:
-            RequestFault: as `parse_head`.
+            RequestFault: as `parse_head`, and for a body over the limit: what is remembered needs no check.
         """
         head = parse_head(block, self._max_header_count)
+        if head.content_length > self._max_body_byte_size:
+            raise RequestFault(413, f"request body exceeds the limit of {self._max_body_byte_size} bytes")
         if len(block) <= _MAX_CACHED_HEAD_BYTE_SIZE:
             if len(self.heads) >= _MAX_CACHED_HEADS:
                 self.heads.clear()

@@ -112,14 +112,10 @@ class Http2Connection(DirectConnection):
         self._is_write_asked = False
         sender = self.sender
         while sender.output and not self.is_ended:
-            output = sender.output
-            sender.output = []
             if sender.output_byte_size <= _JOIN_BYTE_SIZE:
-                sender.output_byte_size = 0
-                self.transport.write(b"".join(output))
+                self.transport.write(b"".join(sender.take_output()))
             else:
-                sender.output_byte_size = 0
-                self.transport.writelines(output)
+                self.transport.writelines(sender.take_output())
             if sender.blocked:
                 sender.pump()
         if self.is_write_paused:
@@ -167,9 +163,13 @@ class Http2Connection(DirectConnection):
             self._active_ns = now_ns
         for stream in list(http2.streams.values()):
             receiver = stream.receiver
-            if (
-                not stream.is_remote_closed
-                and now_ns - stream.received_ns > timeout_ns
+            if stream.is_remote_closed:
+                continue
+            if stream.is_receive_paused:
+                # It is we who do not let the client go on.
+                stream.received_ns = now_ns
+            elif (
+                now_ns - stream.received_ns > timeout_ns
                 and isinstance(receiver, UnaryCall | StreamingCall | Http2Exchange)
                 and receiver.is_receiving_message
             ):

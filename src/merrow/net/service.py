@@ -55,6 +55,8 @@ class ServedConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_ended = True
+        # A transport for TLS wants to hear it, also where the client closed.
+        self.transport.close()
         self.service.remove(self)
 
     def pause_writing(self) -> None:
@@ -141,7 +143,7 @@ class Service:
         self.now_ns = clock()
         self.connections: set[ServedConnection] = set()
         self.is_draining = False
-        self.head_cache = HeadCache(limits.max_header_count)
+        self.head_cache = HeadCache(limits.max_header_count, limits.max_body_byte_size)
         # Encoded response heads of HTTP/1.1 and HTTP/2, by status and the identity of the headers, which the entry
         # keeps alive.
         self.response_heads: ResponseCache = {}

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from merrow.settings import ConnectionLimits
 from merrow.wire.http2 import frames
 from merrow.wire.http2.frames import ConnectionFault, ErrorCode, Setting
-from merrow.wire.http2.rate_limit import RateLimit
+from merrow.wire.http2.rate_limit import ControlFrameLimit, RateLimit
 from merrow.wire.http2.request_head import HeadDecoder
 from merrow.wire.http2.sender import Sender
 from merrow.wire.http2.stream import RequestHead, RequestPlan, Stream
@@ -35,12 +35,6 @@ _unpack_frame_header = frames.FRAME_HEADER.unpack_from
 
 # The receive window of a connection, in windows of a stream.
 _CONNECTION_WINDOWS = 4
-# Control frames that each request, and each message of a stream, allows on top of the allowance of a second: windows
-# are updated and connections probed in proportion to the traffic.
-_CONTROL_FRAMES_PER_REQUEST = 8
-_CONTROL_FRAMES_PER_DATA = 4
-# What a peer has not used of these is kept, up to so many seconds' allowance: it may read late, and all at once.
-_CREDIT_SECONDS = 10
 # A WINDOW_UPDATE below this counts as a control frame; larger ones are the normal course of a large answer.
 _SMALL_INCREMENT = 1024
 # A HEADERS frame may have so much padding and priority besides its block.
@@ -66,6 +60,41 @@ class ServerConnection:
     nobody's).
     """
 
+    __slots__ = (
+        "_block_byte_size",
+        "_block_ends_stream",
+        "_block_pieces",
+        "_block_stream_id",
+        "_control_frames",
+        "_credit",
+        "_data_count",
+        "_decoder",
+        "_handler",
+        "_has_settings",
+        "_heads",
+        "_last_stream_id",
+        "_max_frame_byte_size",
+        "_max_header_byte_size",
+        "_max_streams",
+        "_opened",
+        "_padding_remaining",
+        "_payload_ends_stream",
+        "_payload_remaining",
+        "_preface_remaining",
+        "_resets",
+        "_rest",
+        "_stream_window",
+        "_window",
+        "is_closed",
+        "is_draining",
+        "is_ending",
+        "is_in_payload",
+        "last_received_ns",
+        "payload_stream",
+        "sender",
+        "streams",
+    )
+
     def __init__(self, handler: ConnectionHandler, limits: ConnectionLimits, now_ns: int) -> None:
         self.sender = Sender(limits.max_write_buffer_byte_size)
         self.streams: dict[int, Stream] = self.sender.streams
@@ -78,11 +107,7 @@ class ServerConnection:
         self._decoder = HeadDecoder(limits.max_header_byte_size, limits.max_header_count)
         self._heads = self._decoder.heads
         self._resets = RateLimit(limits.max_resets_per_second, now_ns)
-        self._control_frames = RateLimit(limits.max_control_frames_per_second, now_ns)
-        self._control_credit_stream_id = 0
-        self._control_credit_data_count = 0
-        self._control_credit = 0
-        self._max_control_credit = _CREDIT_SECONDS * limits.max_control_frames_per_second
+        self._control_frames = ControlFrameLimit(limits.max_control_frames_per_second, now_ns)
         # Frames of DATA that a body came in, other than those that brought it whole.
         self._data_count = 0
         self._max_header_byte_size = limits.max_header_byte_size
@@ -559,17 +584,9 @@ class ServerConnection:
 
     def _count_control_frame(self) -> None:
         # Stream ids are odd: two for each request.
-        new_requests = (self._last_stream_id - self._control_credit_stream_id) >> 1
+        request_count = (self._last_stream_id + 1) >> 1
         data_count = self._data_count + self.sender.data_count
-        new_data = data_count - self._control_credit_data_count
-        if new_requests or new_data:
-            self._control_credit_stream_id += new_requests << 1
-            self._control_credit_data_count = data_count
-            credit = new_requests * _CONTROL_FRAMES_PER_REQUEST + new_data * _CONTROL_FRAMES_PER_DATA
-            self._control_credit = min(self._control_credit + credit, self._max_control_credit)
-        if self._control_credit:
-            self._control_credit -= 1
-        elif not self._control_frames.take(self.last_received_ns):
+        if not self._control_frames.take(self.last_received_ns, request_count, data_count):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _count_reset(self) -> None:

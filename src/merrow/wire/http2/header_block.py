@@ -1,9 +1,10 @@
 """HPACK: header blocks to header fields, with a dynamic table; and fields to blocks, without one.
 
-Decoding is the costly part of a gRPC request, so this loop is our own, over the Huffman code and the static table of
-the `hpack` package: it is four times as fast as that package's decoder (see `bench/`), it bounds the number of fields
-before it has decoded them, and it says whether a block touched the dynamic table, which the head cache needs. The
-tests compare it with the package's decoder and encoder.
+Decoding is the costly part of a gRPC request whose header block is new, so this loop is our own, over the Huffman code
+and the static table of the `hpack` package: it is two to eight times as fast as that package's decoder (14 us instead
+of 61 for the first block of a Python client, 5 instead of 42 for an indexed one), it counts fields before it has
+decoded them all, and it says whether a block touched the dynamic table, which the cache of heads needs. The tests
+compare it with the package's decoder and encoder.
 
 Encoding uses literals without indexing only. Answers then are constant bytes that no table state can change, and no
 peer's table has to be tracked.

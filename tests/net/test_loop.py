@@ -1,0 +1,23 @@
+import asyncio
+import sys
+
+from merrow.net.loop import new_event_loop
+
+
+def test_a_loop_runs():
+    loop = new_event_loop()
+    try:
+        assert loop.run_until_complete(asyncio.sleep(0, "done")) == "done"
+    finally:
+        loop.close()
+
+
+def test_without_uvloop_there_is_a_loop_too(monkeypatch):
+    # What stands in for a missing module.
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    loop = new_event_loop()
+    try:
+        assert type(loop).__module__.startswith("asyncio")
+    finally:
+        loop.close()
