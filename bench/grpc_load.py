@@ -1,8 +1,8 @@
 """gRPC for the load generator: prepared HTTP/2 frames out, frame headers parsed in.
 
 The request's header block uses HPACK literals without indexing, so it is the same bytes for every request and only the
-stream id changes. Of an answer, the DATA is compared with the first one's and END_STREAM says when it is complete; only
-the first answer's headers are decoded. SETTINGS and PING are acknowledged and flow control is kept, both ways.
+stream id changes. Of an answer, the DATA is compared with the first one's (its size alone, if it is large) and END_STREAM
+says when it is complete; only the first answer's headers are decoded. SETTINGS and PING are acknowledged and flow control is kept, both ways.
 """
 
 import struct
@@ -85,7 +85,10 @@ class GrpcConnection(Connection):
         self._position = len(self._message)  # How much of the message went out.
         self._unsent = b""
         self._data: list[bytes] = []
+        self._answer_size = 0
         self._expected: bytes | None = None
+        # Of a large answer, after the first one, only the size is compared: the server is what is to be busy.
+        self._is_compared = True
         self._blocks: list[bytes] = []  # The first answer's header blocks.
         # A small request is patched and sent in one go: the frames with both stream ids.
         self._template = bytearray(
@@ -156,8 +159,11 @@ class GrpcConnection(Connection):
             if following > end:
                 break
             if kind == DATA:
-                self._data.append(bytes(buffer[position + 9 : following]))
-                self._unreported += following - position - 9
+                size = following - position - 9
+                self._answer_size += size
+                self._unreported += size
+                if self._is_compared:
+                    self._data.append(bytes(buffer[position + 9 : following]))
                 stream_end |= flags & END_STREAM
             elif kind == HEADERS:
                 stream_end |= flags & END_STREAM
@@ -197,10 +203,13 @@ class GrpcConnection(Connection):
 
     def _check_answer(self) -> None:
         answer = self._data[0] if len(self._data) == 1 else b"".join(self._data)
+        size = self._answer_size
         self._data.clear()
+        self._answer_size = 0
         if self._expected is None:
             self._expected = answer
-        elif answer != self._expected:
+            self._is_compared = len(answer) <= LARGEST_READ
+        elif size != len(self._expected) or (self._is_compared and answer != self._expected):
             raise LoadError(f"another answer than the first one: {answer[:500]!r}")
 
     def _first_answer(self, workload: Workload) -> None:

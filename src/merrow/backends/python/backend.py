@@ -3,7 +3,7 @@
 Its life is `auto_complete_config` (in a process that is thrown away), `initialize`, any number of `execute`, and
 `finalize`. What it raises, or returns wrongly, fails the batch with Triton's text; nothing it does ends the server.
 
-Source: Triton, python_backend/src/pb_stub.cc; core.md 6.1 to 6.7, texts recorded from Triton 2.51.
+Source: Triton, python_backend/src/pb_stub.cc; texts recorded from Triton 2.51.
 """
 
 import asyncio
@@ -262,7 +262,7 @@ def _check_list(responses: Any, count: int) -> Sequence[Any]:
     Raises:
         _ContractError: it is nothing that may be returned.
 
-    Source: core.md 6.3.
+    Source: Triton, python_backend/src/pb_stub.cc, ProcessReturnedResponses.
     """
     if responses is None:
         return [None] * count

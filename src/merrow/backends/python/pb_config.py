@@ -1,6 +1,6 @@
 """`pb_utils.ModelConfig`, the datatypes' tables, and the functions over a configuration in JSON.
 
-Source: Triton, python_backend/src/resources/triton_python_backend_utils.py; core.md 6.4 and 6.5.
+Source: Triton, python_backend/src/resources/triton_python_backend_utils.py.
 """
 
 import json

@@ -6,7 +6,7 @@ A response may be returned by `execute` or sent by the request's response sender
 `execute` returned. `ResponseSlot` is where such a response arrives. The request and its senders own the slot's key;
 when the model has dropped them all without sending the final flag, nothing can arrive any more, and the slot says so.
 
-Source: Triton, python_backend/src/infer_request.cc, infer_response.cc, response_sender.cc; core.md 6.4 and 6.7.
+Source: Triton, python_backend/src/infer_request.cc, infer_response.cc, response_sender.cc.
 """
 
 import json

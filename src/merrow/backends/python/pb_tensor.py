@@ -1,6 +1,6 @@
 """`pb_utils.Tensor`: a named array, as models see it.
 
-Source: Triton, python_backend/src/pb_tensor.cc; core.md 6.4.1.
+Source: Triton, python_backend/src/pb_tensor.cc.
 """
 
 from typing import Any

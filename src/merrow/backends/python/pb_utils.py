@@ -3,7 +3,7 @@
 Everything that Triton's module has is here under its name. What is not available yet (models that call models, control
 of other models, metrics of a model's own) raises `TritonModelException` and says so.
 
-Source: Triton, python_backend/README.md; core.md 6.4.
+Source: Triton, python_backend/README.md.
 """
 
 import json
