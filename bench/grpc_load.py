@@ -1,8 +1,9 @@
 """gRPC for the load generator: prepared HTTP/2 frames out, frame headers parsed in.
 
 The request's header block uses HPACK literals without indexing, so it is the same bytes for every request and only the
-stream id changes. Of an answer, the DATA is compared with the first one's (its size alone, if it is large) and END_STREAM
-says when it is complete; only the first answer's headers are decoded. SETTINGS and PING are acknowledged and flow control is kept, both ways.
+stream id changes. Of an answer, the DATA is compared with the first one's (its size alone, if it is large), and
+END_STREAM says when it is complete; only the first answer's headers are decoded. SETTINGS and PING are acknowledged and
+flow control is kept, both ways.
 """
 
 import struct

@@ -29,14 +29,13 @@ from merrow.core.errors import (
     InvalidArgumentError,
     NotFoundError,
     ServerError,
-    UnsupportedError,
 )
 from merrow.core.request import Request, ResponseSink
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
 from merrow.wire.binary_tensor import split_body
 from merrow.wire.classification import classify
-from merrow.wire.infer_parameters_json import RequestParameters, decode_request_parameters
+from merrow.wire.infer_parameters_json import RequestParameters, decode_request_parameters, encode_parameter
 from merrow.wire.json_tensor import decode_json_data, encode_json_data
 from merrow.wire.triton_json import (
     NOT_ARRAY,
@@ -47,7 +46,6 @@ from merrow.wire.triton_json import (
     cut_at_nul,
     decode_json_exactly,
     decode_odd_json,
-    encode_double,
     encode_string,
     has_repeated_names,
     member_error,
@@ -245,7 +243,8 @@ class InferJsonCodec:
         else:
             start = self._response_start
         if response.parameters:
-            start = b'%b,"parameters":%b,"outputs":[' % (start[: -len(b',"outputs":[')], _encode_parameters(response))
+            parameters = b",".join([encode_parameter(name, value) for name, value in response.parameters.items()])
+            start = b'%b,"parameters":{%b},"outputs":[' % (start[: -len(b',"outputs":[')], parameters)
         pieces = [start]
         parts: list[Buffer] = [b""]
         by_name = forms.by_name
@@ -579,26 +578,6 @@ def _write_to_region(tensor: Tensor, region: memoryview) -> None:
             f"at least {byte_size} bytes to hold the results"
         )
     region[:byte_size] = tensor.data
-
-
-def _encode_parameters(response: Response) -> bytes:
-    assert response.parameters is not None
-    members = []
-    for name, value in response.parameters.items():
-        if isinstance(value, str):
-            text = encode_string(value)
-        elif isinstance(value, bool):
-            text = b"true" if value else b"false"
-        elif isinstance(value, int):
-            text = b"%d" % value
-        elif isinstance(value, float):
-            text = encode_double(value)
-        else:
-            raise UnsupportedError(
-                "Response parameter of type 'TRITONSERVER_PARAMETER_BYTES' is not currently supported"
-            )
-        members.append(encode_string(name) + b":" + text)
-    return b"{" + b",".join(members) + b"}"
 
 
 def _uint(members: dict[str, Any], name: str, complaint: str) -> int:

@@ -1,8 +1,9 @@
-"""The `parameters` of an inference request over HTTP: which have a meaning, and which are for the model.
+"""The `parameters` of inference over HTTP: which of a request have a meaning, which are for the model; a response's.
 
 Source: Triton, http_server.cc.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from merrow.core.errors import InternalError, InvalidArgumentError, UnsupportedError
@@ -13,12 +14,16 @@ from merrow.wire.triton_json import (
     NOT_STRING,
     NOT_UINT,
     cut_at_nul,
+    encode_double,
+    encode_string,
     member_error,
 )
 
 _MAX_INT64 = 2**63 - 1
 _MAX_CORRELATION_ID_BYTE_SIZE = 128
 _RESERVED_PREFIX = "triton_"
+_MAX_REMEMBERED_PARAMETERS = 256
+_MAX_REMEMBERED_TEXT_LENGTH = 128
 
 
 class RequestParameters:
@@ -43,6 +48,37 @@ def decode_request_parameters(members: Any) -> RequestParameters:
     for name in members:
         _decode_parameter(parameters, members, cut_at_nul(name))
     return parameters
+
+
+def encode_parameter(name: str, value: ParameterValue) -> bytes:
+    """A member of a response's `parameters`: its name, a colon and its value.
+
+    Raises:
+        UnsupportedError: the value is of no type that JSON has.
+    """
+    # Models repeat themselves. Not so floats: 0.0 and -0.0 would be one key.
+    kind = type(value)
+    if kind is bool or kind is int or (kind is str and len(value) <= _MAX_REMEMBERED_TEXT_LENGTH):  # type: ignore[arg-type]  # mypy does not narrow by type()
+        return _remembered_parameter(name, value)
+    return _encode_parameter(name, value)
+
+
+def _encode_parameter(name: str, value: ParameterValue) -> bytes:
+    if isinstance(value, str):
+        text = encode_string(value)
+    elif isinstance(value, bool):
+        text = b"true" if value else b"false"
+    elif isinstance(value, int):
+        text = b"%d" % value
+    elif isinstance(value, float):
+        text = encode_double(value)
+    else:
+        raise UnsupportedError("Response parameter of type 'TRITONSERVER_PARAMETER_BYTES' is not currently supported")
+    return encode_string(name) + b":" + text
+
+
+# Typed, for True and 1 are one key otherwise.
+_remembered_parameter = lru_cache(_MAX_REMEMBERED_PARAMETERS, typed=True)(_encode_parameter)
 
 
 def _decode_parameter(parameters: RequestParameters, members: dict[str, Any], name: str) -> None:

@@ -5,7 +5,8 @@ tensors are copied on threads of their own. A batch is in flight from `submit` u
 session is lost (its child died, or said something that makes no sense); then `on_lost` gets every batch in flight,
 once, and nothing is reported any more.
 
-A batch is sent at once when the child has nothing to do, else once per pass of the loop with all others.
+Batches are sent once per pass of the loop, all together; but at once where they come one by one, and the child is
+idle: then there is nothing to wait for.
 """
 
 import asyncio
@@ -121,6 +122,8 @@ class Session:
         self._awaited_size = 0
         self._is_reading = False
         self._is_flush_scheduled = False
+        # Batches come several in a pass of the loop, of late.
+        self._is_crowded = False
         self._is_lost = False
         self._is_ending = False
         self._drained: asyncio.Event | None = None
@@ -235,7 +238,7 @@ class Session:
         self._out.append(message)
         if self._is_reading or self._is_flush_scheduled:
             return
-        if is_urgent:
+        if is_urgent and not self._is_crowded:
             self._flush()
         else:
             self._is_flush_scheduled = True
@@ -248,6 +251,7 @@ class Session:
 
     def _flush_scheduled(self) -> None:
         self._is_flush_scheduled = False
+        self._is_crowded = len(self._out) > 1
         if self._out and not self._is_lost:
             self._flush()
 
