@@ -23,6 +23,7 @@ LARGEST_WINDOW = 2**31 - 1
 # Bytes received until the connection's window is opened again.
 WINDOW_STEP = 2**30
 LARGEST_READ = 1 << 20
+SMALL_READ = 4096
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -78,6 +79,8 @@ class GrpcConnection(Connection):
         self._headers = header_block(port)
         self._stream = -1
         self._buffer = bytearray()
+        # A buffer of LARGEST_READ costs more to make than a small answer to read.
+        self._read_size = LARGEST_READ if len(workload.data) > SMALL_READ // 2 else SMALL_READ
         self._max_frame_size = 16_384
         self._initial_window = 65_535
         self._window = 65_535  # What we may send on the connection, and on the stream.
@@ -148,7 +151,7 @@ class GrpcConnection(Connection):
         return bool(self._unsent) or self._position < len(self._message)
 
     def on_readable(self) -> bool:
-        data = self.socket.recv(LARGEST_READ)
+        data = self.socket.recv(self._read_size)
         if not data:
             raise LoadError("the server closed the connection")
         buffer = self._buffer

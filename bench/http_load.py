@@ -49,6 +49,7 @@ class HttpConnection(Connection):
             self.close()
             raise
         self._is_small = len(self._expected) <= LARGEST_READ // 2
+        self._small_read = len(self._expected)
         self._buffer = bytearray(len(self._expected))
         self._received = 0
 
@@ -71,7 +72,8 @@ class HttpConnection(Connection):
 
     def on_readable(self) -> bool:
         if self._is_small and not self._received:
-            data = self.socket.recv(LARGEST_READ)
+            # No larger than an answer: a buffer of LARGEST_READ costs more to make than to fill.
+            data = self.socket.recv(self._small_read)
             if data == self._expected:
                 return True
             count = len(data)
