@@ -115,7 +115,7 @@ class Rig:
         self.driver.on_execution(instance, requests, Execution(outcomes, now, now, now, now))
 
     def counts(self):
-        return self.statistics.snapshot("m", 1)
+        return self.statistics.snapshot("m", 1, self.clock.now_ns, 0)
 
 
 def test_a_request_goes_straight_to_an_idle_instance_and_is_answered_with_its_id():

@@ -8,7 +8,6 @@ touched only when every instance is busy.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -126,8 +125,11 @@ class ModelDriver:
             else:
                 self._dispatch(now_ns)
             return
+        # Straight code from here to the instance, and from its answer to the sink: this runs for every request.
         request.queue_ns = now_ns
-        self._accept(request)
+        self.in_flight_count += 1
+        if self._order is not None:
+            self._order.append(request)
         slot = None if self._queue else self._free_slot()
         if slot is not None:
             slot.in_flight += 1
@@ -267,27 +269,21 @@ class ModelDriver:
     # Answering.
 
     def _finish_one(self, request: Request, execution: Execution, now_ns: int) -> None:
-        start_ns, input_end_ns = execution.start_ns, execution.input_end_ns
-        output_start_ns, end_ns = execution.output_start_ns, execution.end_ns
-        statistics = self._statistics
-        statistics.record_execution(
-            request.batch_size, start_ns, input_end_ns, output_start_ns, end_ns, time.time_ns() // 1_000_000
-        )
         outcome = execution.outcomes[0]
         if isinstance(outcome, Response):
-            statistics.record_success(
+            self._statistics.record_success(
                 request.batch_size,
                 request.arrival_ns,
                 request.queue_ns,
-                start_ns,
-                input_end_ns,
-                output_start_ns,
-                end_ns,
+                execution.start_ns,
+                execution.input_end_ns,
+                execution.output_start_ns,
+                execution.end_ns,
                 now_ns,
             )
             self._answer(request, outcome)
         else:
-            self._fail(request, outcome, FailureReason.BACKEND, now_ns)
+            self._finish_batch((request,), execution, now_ns)
 
     def _finish_batch(self, requests: Sequence[Request], execution: Execution, now_ns: int) -> None:
         start_ns, input_end_ns = execution.start_ns, execution.input_end_ns
@@ -298,7 +294,7 @@ class ModelDriver:
             input_end_ns,
             output_start_ns,
             end_ns,
-            time.time_ns() // 1_000_000,
+            now_ns,
         )
         self._statistics.record_successes(
             [
@@ -319,7 +315,7 @@ class ModelDriver:
                 self._fail(request, outcome, FailureReason.BACKEND, now_ns)
 
     def _fail(self, request: Request, error: ServerError, reason: FailureReason, now_ns: int) -> None:
-        self._statistics.record_failure(reason, request.arrival_ns, now_ns, time.time_ns() // 1_000_000)
+        self._statistics.record_failure(reason, request.arrival_ns, now_ns)
         self._answer(request, Response(self._model_name, self._model_version, error=error))
 
     def _fail_unhealthy(self, request: Request, now_ns: int) -> None:
@@ -333,7 +329,10 @@ class ModelDriver:
         if response.error is None:
             self._shaper.shape(request, response)
         if self._order is None:
-            self._release(request, response)
+            self.in_flight_count -= 1
+            request.sink.on_response(response)
+            if self._drained is not None and not self.in_flight_count:
+                self._drained.set()
             return
         self._early[request] = response
         order = self._order

@@ -1,5 +1,6 @@
 """One loaded version of a model: what it is, what it accepts, and the driver that runs it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Model:
 
     def statistics(self) -> ModelStatistics:
         """What was counted since this version was loaded."""
-        return self.recorder.snapshot(self.name, self.version)
+        return self.recorder.snapshot(self.name, self.version, time.monotonic_ns(), time.time_ns() // 1_000_000)
 
     async def warm_up(self, clock: Clock) -> None:
         """Run the configuration's warm-up samples, before the version takes requests.

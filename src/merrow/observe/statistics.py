@@ -89,7 +89,7 @@ class ModelStatistics:
 
 
 class StatisticsRecorder:
-    """Counts for one model version. Times are monotonic nanoseconds, except `wall_ms`."""
+    """Counts for one model version. Times are monotonic nanoseconds."""
 
     __slots__ = (
         "_batches",
@@ -101,14 +101,15 @@ class StatisticsRecorder:
         "_fail_ns",
         "_failures",
         "_inference_count",
-        "_last_inference_ms",
+        "_last_ns",
         "_queue_ns",
         "_success_count",
         "_success_ns",
     )
 
     def __init__(self) -> None:
-        self._last_inference_ms = 0
+        # When something was last counted; 0 for never.
+        self._last_ns = 0
         self._inference_count = 0
         self._execution_count = 0
         self._success_count = 0
@@ -124,10 +125,10 @@ class StatisticsRecorder:
         self._batches: dict[int, list[int]] = {}
 
     def record_execution(
-        self, batch_size: int, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int, wall_ms: int
+        self, batch_size: int, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int, now_ns: int
     ) -> None:
         """A batch of `batch_size` rows ran, whatever came out of it."""
-        self._last_inference_ms = wall_ms
+        self._last_ns = now_ns
         self._execution_count += 1
         batch = self._batches.get(batch_size)
         if batch is None:
@@ -172,29 +173,44 @@ class StatisticsRecorder:
         end_ns: int,
         now_ns: int,
     ) -> None:
-        """The one request of an executed batch was answered: `record_successes` without its list (the hot path)."""
+        """A batch of one request ran, and its request was answered.
+
+        `record_execution` and `record_successes` in one, without the list: most executions are such.
+        """
+        input_ns = input_end_ns - start_ns
+        infer_ns = output_start_ns - input_end_ns
+        output_ns = end_ns - output_start_ns
+        self._last_ns = now_ns
+        self._execution_count += 1
+        batch = self._batches.get(rows)
+        if batch is None:
+            batch = self._batches[rows] = [0, 0, 0, 0]
+        batch[0] += 1
+        batch[1] += input_ns
+        batch[2] += infer_ns
+        batch[3] += output_ns
         self._success_count += 1
         self._inference_count += rows
         self._success_ns += now_ns - arrival_ns
         self._queue_ns += start_ns - queue_ns
-        self._compute_input_ns += input_end_ns - start_ns
-        self._compute_infer_ns += output_start_ns - input_end_ns
-        self._compute_output_ns += end_ns - output_start_ns
+        self._compute_input_ns += input_ns
+        self._compute_infer_ns += infer_ns
+        self._compute_output_ns += output_ns
 
-    def record_failure(self, reason: FailureReason, arrival_ns: int, now_ns: int, wall_ms: int) -> None:
+    def record_failure(self, reason: FailureReason, arrival_ns: int, now_ns: int) -> None:
         """An accepted request failed."""
-        self._last_inference_ms = wall_ms
+        self._last_ns = now_ns
         self._fail_count += 1
         self._fail_ns += now_ns - arrival_ns
         self._failures[reason] += 1
 
-    def snapshot(self, name: str, version: int) -> ModelStatistics:
-        """The counts so far, under the model's name and version."""
+    def snapshot(self, name: str, version: int, now_ns: int, now_wall_ms: int) -> ModelStatistics:
+        """The counts so far; with the time now, to say by the wall clock when the last was counted."""
         executed = self._success_count
         return ModelStatistics(
             name=name,
             version=version,
-            last_inference_ms=self._last_inference_ms,
+            last_inference_ms=now_wall_ms - (now_ns - self._last_ns) // 1_000_000 if self._last_ns else 0,
             inference_count=self._inference_count,
             execution_count=self._execution_count,
             success=Duration(self._success_count, self._success_ns),
