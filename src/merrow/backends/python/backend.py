@@ -240,15 +240,18 @@ class _CoroutineRunner:
         self._thread.start()
 
     def run(self, awaitable: Any) -> tuple[Any, BaseException | None]:
-        """Wait for the result, or for what was raised: even SystemExit, which would end the loop."""
+        """Wait for the result, or for what was raised: even SystemExit, which would end the loop.
 
-        async def guarded() -> tuple[Any, BaseException | None]:
+        The name of the coroutine is `COROUTINE_ROOT`, by which tracebacks end.
+        """
+
+        async def await_model() -> tuple[Any, BaseException | None]:
             try:
                 return await awaitable, None
             except BaseException as error:
                 return None, error
 
-        return asyncio.run_coroutine_threadsafe(guarded(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(await_model(), self._loop).result()
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

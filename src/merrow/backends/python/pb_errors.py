@@ -13,6 +13,9 @@ C_MODULE = "c_python_backend_utils"
 
 _OWN_PACKAGE = "merrow."
 
+# The name of the function that awaits what an `async def execute` returns: below it, nothing is the model's.
+COROUTINE_ROOT = "await_model"
+
 
 class TritonModelException(Exception):
     """Raised by everything in `triton_python_backend_utils`."""
@@ -138,7 +141,11 @@ def describe_exception(error: BaseException) -> str:
     frame: FrameType | None = traceback.tb_frame
     # A frame's line is where it stopped for good, which a `finally` may have moved past the line that raised.
     while frame is not None and frame is not here:
-        if not str(frame.f_globals.get("__name__", "")).startswith(_OWN_PACKAGE):
+        is_own = str(frame.f_globals.get("__name__", "")).startswith(_OWN_PACKAGE)
+        if is_own and frame.f_code.co_name == COROUTINE_ROOT:
+            # Python 3.13 knows what resumed a coroutine even after it ended: an event loop, which is ours.
+            break
+        if not is_own:
             lines.append(f"  {frame.f_code.co_filename}({frame.f_lineno}): {frame.f_code.co_name}\n")
         frame = frame.f_back
     return f"{text}\n\nAt:\n{''.join(lines)}" if lines else text
