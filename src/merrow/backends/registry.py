@@ -6,8 +6,6 @@ This is the one place that names them all; a backend's module is imported when t
 from merrow.backends.base import Backend
 from merrow.core.errors import InvalidArgumentError
 
-BACKEND_NAMES = ("identity", "onnxruntime", "python")
-
 
 def backend_of(name: str) -> Backend:
     """A new backend object.

@@ -94,4 +94,9 @@ class Request:
     @property
     def log_prefix(self) -> str:
         """What Triton puts before core error texts: `[request id: <id>] `."""
-        return f"[request id: {self.id or '<id_unknown>'}] "
+        return log_prefix(self.id)
+
+
+def log_prefix(request_id: str) -> str:
+    """What Triton puts before core error texts about a request."""
+    return f"[request id: {request_id or '<id_unknown>'}] "

@@ -22,7 +22,6 @@ from typing import TextIO
 
 from merrow.settings import LogSettings
 
-LOG_FORMATS = ("default", "ISO8601")
 TABLE = {"table": True}
 """Pass as `extra` to log a table: `logger.info("\\n%s", table, extra=TABLE)`."""
 

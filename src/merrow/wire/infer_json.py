@@ -19,7 +19,7 @@ Source: Triton, http_server.cc.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -27,16 +27,16 @@ from merrow.core.datatypes import BYTES, ELEMENT_BYTE_SIZES
 from merrow.core.errors import (
     InternalError,
     InvalidArgumentError,
-    NotFoundError,
     ServerError,
 )
-from merrow.core.request import Request, ResponseSink
+from merrow.core.request import Request, ResponseSink, log_prefix
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
 from merrow.wire.binary_tensor import split_body
 from merrow.wire.classification import classify
 from merrow.wire.infer_parameters_json import RequestParameters, decode_request_parameters, encode_parameter
 from merrow.wire.json_tensor import decode_json_data, encode_json_data
+from merrow.wire.regions import NoSharedMemoryRegions, SharedMemoryRegions, write_to_region
 from merrow.wire.triton_json import (
     NOT_ARRAY,
     NOT_BOOL,
@@ -65,24 +65,6 @@ _MAX_KNOWN_OUTPUTS = 256
 _LEADING_ID = re.compile(rb'\{[ \n\r\t]*"id"[ \n\r\t]*:[ \n\r\t]*"([ !#-\[\]-~]*)"')
 
 _NOTHING: dict[str, Any] = {}
-
-
-class SharedMemoryRegions(Protocol):
-    """The shared memory that clients have registered."""
-
-    def view(self, name: str, offset: int, byte_size: int) -> memoryview:
-        """A writable view of part of a region.
-
-        Raises:
-            ServerError: there is no such region, or it does not reach so far.
-        """
-
-
-class NoSharedMemoryRegions:
-    """Regions of a server that has none."""
-
-    def view(self, name: str, offset: int, byte_size: int) -> memoryview:
-        raise NotFoundError(f"Unable to find shared memory region: '{name}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +244,7 @@ class InferJsonCodec:
                 if byte_size:
                     parts.append(tensor.data)
             elif form.region is not None:
-                _write_to_region(tensor, form.region)
+                write_to_region(tensor, form.region)
                 pieces.append(b"}")
             else:
                 pieces.append(b',"data":')
@@ -372,7 +354,7 @@ class InferJsonCodec:
             else:
                 shape = tuple(dims)
             if name in inputs:
-                raise InvalidArgumentError(f"{_log_prefix(request_id)}input '{name}' already exists in request")
+                raise InvalidArgumentError(f"{log_prefix(request_id)}input '{name}' already exists in request")
             data: Buffer
             if has_data:
                 if parameters:
@@ -472,7 +454,7 @@ class InferJsonCodec:
                 raise member_error(item, "name", NOT_STRING, "Unable to parse 'name': ")
             name = cut_at_nul(name)
             if name in by_name:
-                raise InvalidArgumentError(f"{_log_prefix(request_id)}output '{name}' already exists in request")
+                raise InvalidArgumentError(f"{log_prefix(request_id)}output '{name}' already exists in request")
             by_name[name] = self._decode_output_form(parameters) if parameters else JSON_OUTPUT
         return by_name, member_count
 
@@ -570,22 +552,8 @@ def _check_region_form(parameters: dict[str, Any]) -> None:
         raise InvalidArgumentError("Output can't set both 'shared_memory_region' and 'binary_data'")
 
 
-def _write_to_region(tensor: Tensor, region: memoryview) -> None:
-    byte_size = len(tensor.data)
-    if byte_size > len(region):
-        raise InternalError(
-            f"shared memory size specified with the request for output '{tensor.name}' ({len(region)} bytes) should be "
-            f"at least {byte_size} bytes to hold the results"
-        )
-    region[:byte_size] = tensor.data
-
-
 def _uint(members: dict[str, Any], name: str, complaint: str) -> int:
     value = members.get(name)
     if type(value) is not int or value < 0:
         raise member_error(members, name, NOT_UINT, f"{complaint} '{name}': ")
     return value
-
-
-def _log_prefix(request_id: str) -> str:
-    return f"[request id: {request_id or '<id_unknown>'}] "

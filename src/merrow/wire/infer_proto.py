@@ -26,12 +26,11 @@ from google.protobuf.message import DecodeError
 
 from merrow.core.errors import InternalError, InvalidArgumentError
 from merrow.core.model_config import ModelConfig
-from merrow.core.request import Request, ResponseSink
+from merrow.core.request import Request, ResponseSink, log_prefix
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
 from merrow.wire._generated.grpc_service_pb2 import ModelInferRequest
 from merrow.wire.classification import classify
-from merrow.wire.infer_json import NoSharedMemoryRegions, SharedMemoryRegions
 from merrow.wire.proto_contents import decode_contents
 from merrow.wire.proto_message import count_fields, delimited, encode_varint, read_varint, text_field
 from merrow.wire.proto_parameters import (
@@ -41,6 +40,7 @@ from merrow.wire.proto_parameters import (
     decode_request_parameters,
     encode_response_parameter,
 )
+from merrow.wire.regions import NoSharedMemoryRegions, SharedMemoryRegions, write_to_region
 from merrow.wire.triton_json import cut_at_nul
 
 FINAL_RESPONSE = "triton_final_response"
@@ -391,7 +391,7 @@ def _names_of(
     for tensor in tensors:
         name = cut_at_nul(tensor.name)
         if name in names:
-            raise InvalidArgumentError(f"{_log_prefix(request_id)}{kind} '{name}' already exists in request")
+            raise InvalidArgumentError(f"{log_prefix(request_id)}{kind} '{name}' already exists in request")
         names[name] = None
     return tuple(names)
 
@@ -460,10 +460,6 @@ def _decode_forms(
     return ProtoOutputForms(has_batch_dim, class_counts, regions, wants_empty_final_response)
 
 
-def _log_prefix(request_id: str) -> str:
-    return f"[request id: {request_id or '<id_unknown>'}] "
-
-
 def _encode_response(
     response: Response, forms: ProtoOutputForms, labels: Mapping[str, Sequence[str]], extra_parameters: bytes
 ) -> tuple[list[Buffer], int]:
@@ -489,7 +485,7 @@ def _encode_response(
         if forms.regions:
             region = forms.regions.get(tensor.name)
             if region is not None:
-                _write_to_region(tensor, region)
+                write_to_region(tensor, region)
                 # An empty entry keeps the others in step with the outputs.
                 data = b""
         contents.append(data)
@@ -525,16 +521,6 @@ def _output_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 @lru_cache(_MAX_REMEMBERED_OUTPUTS)
 def _contents_start(byte_size: int) -> bytes:
     return b"\x32" + encode_varint(byte_size)
-
-
-def _write_to_region(tensor: Tensor, region: memoryview) -> None:
-    byte_size = len(tensor.data)
-    if byte_size > len(region):
-        raise InternalError(
-            f"shared memory size specified with the request for output '{tensor.name}' ({len(region)} bytes) should be "
-            f"at least {byte_size} bytes to hold the results"
-        )
-    region[:byte_size] = tensor.data
 
 
 def _too_large(byte_size: int) -> InvalidArgumentError:
