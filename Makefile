@@ -5,6 +5,9 @@
 #   make test                 all tests (ARGS="-m 'not slow'", ARGS=tests/wire, ...)
 #   make check                what must pass on every commit: format, lint, types, tests
 #   make bench                the benchmarks (ARGS are passed on)
+#   make soak                 random lives of drivers and schedulers, a minute of them (ARGS="--minutes=60")
+#   make soak-processes       a minute of traffic over models whose processes are killed, stopped and reloaded
+#   make soak-models          500 loads and unloads under traffic; is anything lost, or left behind?
 #   make format               format the source
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
@@ -18,7 +21,7 @@ SOURCES := src tests examples bench protos
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lint types
+.PHONY: help demo test check soak soak-processes soak-models bench format lint types
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,8 +49,17 @@ lint: $(DEV)
 types: $(DEV)
 	$(RUN) -m mypy --strict src
 
+soak-processes: $(DEV)
+	$(RUN) -m tests.e2e.chaos $(ARGS)
+
+soak-models: $(DEV)
+	$(RUN) -m bench.model_life $(ARGS)
+
 bench: $(DEV)
 	$(RUN) -m bench $(ARGS)
+
+soak: $(DEV)
+	$(RUN) -m tests.soak $(ARGS)
 
 format: $(DEV)
 	$(RUN) -m ruff format $(SOURCES)

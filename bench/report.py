@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.process_tree import MIB
-from bench.scenarios import MERROW, TENSOR_BYTES, TRITON, LargeRow, LoadRow, PerfAnalyzerRow, Row, StateRow
+from bench.scenarios import MERROW, TRITON, LargeRow, LoadRow, PerfAnalyzerRow, Row, StateRow
 
 
 def render(rows: Sequence[Row], machine: dict[str, str], date: str) -> str:
@@ -11,7 +11,7 @@ def render(rows: Sequence[Row], machine: dict[str, str], date: str) -> str:
     if load := [row for row in rows if isinstance(row, LoadRow)]:
         sections += ["## Load\n\n" + _load_table(load), _comparison(load)]
     if large := [row for row in rows if isinstance(row, LargeRow)]:
-        sections.append("## A tensor of 64 MiB in and out, one connection\n\n" + _large_table(large))
+        sections.append("## A large tensor in and out, one connection\n\n" + _large_table(large))
     if states := [row for row in rows if isinstance(row, StateRow)]:
         sections.append("## Start-up and memory\n\n" + _state_table(states))
     if analyzed := [row for row in rows if isinstance(row, PerfAnalyzerRow)]:
@@ -69,6 +69,7 @@ def _comparison(rows: Sequence[LoadRow]) -> str:
 
 def _large_table(rows: Sequence[LargeRow]) -> str:
     header = (
+        "tensor",
         "protocol",
         "server",
         "req/s",
@@ -83,14 +84,15 @@ def _large_table(rows: Sequence[LargeRow]) -> str:
         header,
         [
             (
+                _mib(row.tensor_bytes),
                 row.protocol,
                 row.server,
                 f"{row.requests_per_second:.1f}",
-                f"{row.requests_per_second * TENSOR_BYTES / MIB:,.0f}",
+                f"{row.requests_per_second * row.tensor_bytes / MIB:,.0f}",
                 f"{row.cpu_ms:.0f}",
                 _mib(row.idle_pss),
                 _mib(row.peak_pss),
-                f"{(row.peak_pss - row.idle_pss) / TENSOR_BYTES:.1f} tensors",
+                f"{(row.peak_pss - row.idle_pss) / row.tensor_bytes:.1f} tensors",
                 _mib(row.peak_rss),
             )
             for row in rows

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from bench import process_tree, repositories
 from bench.load import LoadError
 from bench.load_process import LoadProcess, LoadResult
+from tests.oracle import real_triton
 from tests.oracle.perf_analyzer import command as perf_analyzer_command
 from tests.oracle.server_process import (
     ADDRESS,
@@ -28,7 +29,7 @@ from tests.oracle.server_process import (
     start_real_triton,
 )
 
-TENSOR_BYTES = 64 * process_tree.MIB
+TENSOR_BYTES = (16 * process_tree.MIB, 64 * process_tree.MIB)
 STARTUP_MODELS = 30
 MEMORY_SAMPLE_SECONDS = 0.02
 
@@ -80,8 +81,9 @@ class LoadRow:
 
 @dataclass(frozen=True, slots=True)
 class LargeRow:
-    """Requests of 64 MiB in and out; memory is the tree's PSS, in bytes."""
+    """Requests of so many bytes in and out; memory is the tree's PSS, in bytes."""
 
+    tensor_bytes: int
     protocol: str
     server: str
     requests_per_second: float
@@ -137,8 +139,32 @@ def large_tensor(plan: Plan) -> list[Row]:
     rows: list[Row] = []
     with _servers(plan, plan.peers, repositories.build_large, "large") as servers:
         idle = {server.name: process_tree.memory(server.pid).pss for server in servers}
+        for size in TENSOR_BYTES:
+            for protocol in plan.protocols:
+                rows += [_large_row(server, protocol, size, plan, idle[server.name]) for server in servers]
+    return rows
+
+
+def dynamic_batching(plan: Plan) -> list[Row]:
+    """A conv net with dynamic batching and without: an ONNX model of merrow, a Python model of the real server."""
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for peer in plan.peers:
+            repository = repositories.build_conv(plan.folder / f"conv-{peer}", in_python=peer == TRITON)
+            if peer == TRITON:
+                real_triton.install_for_models("onnxruntime")
+            server = stack.enter_context(START[peer](repository, plan.folder / f"conv-{peer}.log"))
+            server.wait_until_live(path="/v2/health/ready")
+            servers.append(server)
         for protocol in plan.protocols:
-            rows += [_large_row(server, protocol, plan, idle[server.name]) for server in servers]
+            for concurrency in plan.concurrencies:
+                for model in (repositories.CONV_BATCHED, repositories.CONV_SINGLE):
+                    measured = _interleave(servers, protocol, concurrency, model, plan)
+                    scenario = model.replace("_", " ")
+                    rows += [
+                        _load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()
+                    ]
     return rows
 
 
@@ -174,6 +200,7 @@ SCENARIOS: dict[str, Callable[[Plan], list[Row]]] = {
     "python-identity": python_identity,
     "identity-inline": inline_identity,
     "large-tensor": large_tensor,
+    "dynamic-batching": dynamic_batching,
     "startup": startup,
     "idle-python": idle_python,
     "idle-onnx": idle_onnx,
@@ -244,8 +271,8 @@ def _load_row(scenario: str, protocol: str, concurrency: int, server: str, measu
     )
 
 
-def _large_row(server: ServerProcess, protocol: str, plan: Plan, idle_pss: int) -> LargeRow:
-    with LoadProcess(protocol, _port(server, protocol), 1, repositories.LARGE_IDENTITY, TENSOR_BYTES) as load:
+def _large_row(server: ServerProcess, protocol: str, tensor_bytes: int, plan: Plan, idle_pss: int) -> LargeRow:
+    with LoadProcess(protocol, _port(server, protocol), 1, repositories.LARGE_IDENTITY, tensor_bytes) as load:
         process_tree.reset_peaks(server.pid)
         before = process_tree.cpu_seconds(server.pid)
         # Memory is looked at in a run of its own: looking costs the server time.
@@ -258,6 +285,7 @@ def _large_row(server: ServerProcess, protocol: str, plan: Plan, idle_pss: int) 
             time.sleep(MEMORY_SAMPLE_SECONDS)
         load.result()
         return LargeRow(
+            tensor_bytes=tensor_bytes,
             protocol=protocol,
             server=server.name,
             requests_per_second=result.request_count / result.seconds,

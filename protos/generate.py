@@ -23,7 +23,13 @@ OUTPUT_DIRECTORY = PROTO_DIRECTORY.parent / "src" / "merrow" / "wire" / "_genera
 PACKAGE = "merrow.wire._generated"
 
 # Dependencies first: that is the order in which the pool must learn them.
-PROTO_FILES = ("model_config.proto", "grpc_service.proto", "health.proto")
+PROTO_FILES = (
+    "model_config.proto",
+    "grpc_service.proto",
+    "health.proto",
+    "reflection_v1.proto",
+    "reflection_v1alpha.proto",
+)
 
 POOL_MODULE = '''\
 """The descriptor pool of the generated messages. Written by protos/generate.py; do not edit."""

@@ -6,13 +6,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from merrow.cli.serve_flags import RESERVATIONS, SERVE_FLAGS, Standing
+from merrow.cli.serve_flags import NO_EFFECT, SERVE_FLAGS
 from merrow.core.errors import CODE_NAMES, ErrorCode
 from merrow.frontends.grpc import status as grpc_status
 from merrow.frontends.grpc.methods import GrpcFrontend
 from merrow.frontends.http import status as http_status
 from merrow.frontends.http.routes import METHODS, resolve_target
 from merrow.observe.metrics import MODEL_FAMILIES, SERVER_FAMILIES
+from merrow.server import EXTENSIONS
 from merrow.wire._generated import grpc_service_pb2
 
 ROOT = Path(__file__).parents[1]
@@ -34,16 +35,11 @@ def code_spans(text: str) -> list[str]:
 
 class TestFlags:
     def test_every_flag_has_a_row_and_its_standing(self):
-        standings = {
-            None: "obeyed",
-            Standing.NO_EFFECT: "no effect",
-            Standing.NOT_YET_WARNING: "later",
-            Standing.NOT_YET_ERROR: "refused",
+        expected = {
+            flag.name: "no effect" if flag.name in NO_EFFECT else "obeyed"
+            for group in SERVE_FLAGS
+            for flag in group.flags
         }
-        expected = {}
-        for flag in (flag for group in SERVE_FLAGS for flag in group.flags):
-            reservation = RESERVATIONS.get(flag.name)
-            expected[flag.name] = standings[None if reservation is None else reservation.standing]
 
         documented = {
             cells[0].strip("`").removeprefix("--"): cells[1]
@@ -56,7 +52,7 @@ class TestFlags:
     def test_every_group_has_its_heading(self):
         headings = re.findall(r"^## (.*)$", (DOCS / "flags.md").read_text(), re.MULTILINE)
 
-        assert [group.heading for group in SERVE_FLAGS] == [each for each in headings if each != "Environment"]
+        assert [group.heading for group in SERVE_FLAGS] == [each for each in headings if "nvironment" not in each]
 
     def test_flags_that_pages_mention_exist(self):
         names = {flag.name for group in SERVE_FLAGS for flag in group.flags} | OTHER_FLAGS
@@ -79,8 +75,11 @@ class TestProtocol:
                 continue
             for span in code_spans(cells[0]):
                 method, _, path = span.partition(" ")
+                if not path.startswith("/"):
+                    continue
                 for optional in ("", r"\1"):
-                    concrete = re.sub(r"\[([^\]]*)\]", optional, path).replace("{model}", "m").replace("{version}", "1")
+                    concrete = re.sub(r"\[([^\]]*)\]", optional, path)
+                    concrete = concrete.replace("{model}", "m").replace("{version}", "1").replace("{region}", "r")
                     target = resolve_target(concrete.encode())
                     assert target is not None, path
                     assert METHODS[target.endpoint] == method.encode(), path
@@ -88,8 +87,27 @@ class TestProtocol:
 
         assert reached == set(METHODS)
 
+    def test_every_extension_has_a_row(self):
+        documented = {cells[0].strip("`") for cells in rows(DOCS / "protocol.md") if len(cells) == 3}
+
+        assert {*EXTENSIONS, "generate"} <= documented
+
+    def test_the_tests_that_are_named_exist(self):
+        """Every row of the page names one, by its path and perhaps the name of a function or class in it."""
+        for cells in rows(DOCS / "protocol.md"):
+            if len(cells) < 3 or cells[-1] == "test" or set(cells[-1]) <= {"-"}:
+                continue
+            names = code_spans(cells[-1])
+            assert names, f"{cells[0]} has no test"
+            for name in names:
+                path, _, member = name.partition("::")
+                file = ROOT / "tests" / path
+                assert file.is_file(), name
+                definition = rf"^(async )?(def|class) {member}\b"
+                assert not member or re.search(definition, file.read_text(), re.MULTILINE), name
+
     def test_every_rpc_has_a_row_that_says_whether_it_works(self):
-        frontend = GrpcFrontend(Mock(), Mock(), Mock())
+        frontend = GrpcFrontend(Mock(), Mock(), Mock(), settings=Mock())
         service = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
         documented = {
@@ -109,7 +127,9 @@ class TestMetrics:
         expected = {family.name: family.type for family in (*MODEL_FAMILIES, *SERVER_FAMILIES)}
 
         documented = {
-            cells[0].strip("`"): cells[1] for cells in rows(DOCS / "metrics.md") if cells[0].startswith("`nv_")
+            cells[0].strip("`"): cells[1]
+            for cells in rows(DOCS / "metrics.md")
+            if cells[0].startswith(("`nv_", "`merrow_"))
         }
 
         assert documented == expected

@@ -33,7 +33,7 @@ def test_a_server_without_a_peer_is_not_compared():
 
 
 def test_memory_is_told_in_tensors():
-    row = LargeRow("grpc", "merrow", 10.0, 20.0, 50 * MIB, 178 * MIB, 300 * MIB)
+    row = LargeRow(64 * MIB, "grpc", "merrow", 10.0, 20.0, 50 * MIB, 178 * MIB, 300 * MIB)
 
     assert "| grpc | merrow | 10.0 | 640 | 20 | 50 MiB | 178 MiB | 2.0 tensors | 300 MiB |" in render(
         [row], {}, "today"

@@ -53,8 +53,9 @@ def test_the_environment_says_whether_the_log_is_escaped(served):
 def test_serve_help_tells_every_flag(served, capsys):
     assert cli.main(["serve", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "  --model-repository <string>\n" in text
-    assert "  --max-connections <integer>\n" in text
+    assert "\n  --model-repository <string> " in text
+    assert "\n  --max-connections <integer> " in text
+    assert "[no effect: one thread serves all connections, without locks]" in " ".join(text.split())
     assert served == []
 
 

@@ -1,11 +1,13 @@
 """From the flags of `merrow serve` to settings."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from merrow import cli
 from merrow.cli.flags import FlagError, parse_flags
-from merrow.cli.serve_flags import RESERVATIONS, SERVE_FLAGS, Standing
+from merrow.cli.serve_flags import NO_EFFECT, SERVE_FLAGS
 from merrow.cli.serve_settings import build_serve_command
 from merrow.settings import (
     ConnectionLimits,
@@ -16,6 +18,7 @@ from merrow.settings import (
     RepositorySettings,
     Settings,
     SettingsError,
+    SharedMemorySettings,
 )
 
 # Every option that the real server's --help lists.
@@ -45,19 +48,6 @@ TRITON_FLAGS = set(
     )
 )
 
-OBEYED = set(
-    re.findall(
-        r"\S+",
-        """
-        help id exit-timeout-secs log-verbose log-info log-warning log-error log-format log-file model-store
-        model-repository exit-on-error disable-auto-complete-config strict-readiness model-control-mode load-model
-        model-load-thread-count allow-http http-address http-port reuse-http-port http-max-input-size allow-grpc
-        grpc-address grpc-port reuse-grpc-port allow-metrics metrics-address metrics-port backend-config
-        strict-model-config
-        """,
-    )
-)
-
 
 def build(*arguments):
     return build_serve_command(parse_flags(arguments, SERVE_FLAGS))
@@ -73,10 +63,20 @@ def test_without_flags_the_settings_are_the_defaults():
     assert settings() == Settings()
 
 
-def test_every_flag_of_triton_is_known_and_obeyed_or_reserved():
+def test_every_flag_of_triton_is_known():
     known = {flag.name for group in SERVE_FLAGS for flag in group.flags}
     assert known >= TRITON_FLAGS
-    assert set(RESERVATIONS) == TRITON_FLAGS - OBEYED
+    # What merrow has of its own does something.
+    assert set(NO_EFFECT) <= TRITON_FLAGS
+
+
+def test_every_flag_that_is_obeyed_is_asked_for():
+    """Its name stands in one of the modules that make settings of flags."""
+    modules = [path for path in Path(cli.__path__[0]).glob("*.py") if path.name != "serve_flags.py"]
+    text = "".join(path.read_text() for path in modules)
+    for flag in (flag for group in SERVE_FLAGS for flag in group.flags):
+        name = re.sub("^(http|grpc|metrics)-(?=use-ssl|server-|root-)", "", flag.name)
+        assert flag.name in NO_EFFECT or f'{name}"' in text, flag.name
 
 
 def test_the_server_s_own_flags():
@@ -220,49 +220,32 @@ def test_a_flag_that_means_nothing_here_is_accepted_with_the_reason():
     )
 
 
-def test_a_flag_that_is_not_obeyed_yet_is_accepted_with_a_warning_where_that_is_harmless():
-    assert build("--trace-config=level=TIMESTAMPS").warnings == (
-        "--trace-config is not obeyed by merrow yet: requests are not traced yet",
-    )
-    assert build("--trace-config=level=OFF").warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("argument", "text"),
-    [
-        (
-            "--http-restricted-api=health:k=v",
-            "--http-restricted-api=health:k=v is not supported by merrow yet: "
-            "restrictions are not built yet, and these APIs would be open",
-        ),
-        (
-            "--grpc-use-ssl=true",
-            "--grpc-use-ssl=true is not supported by merrow yet: "
-            "TLS is not built yet, and this port must not be served in plain text",
-        ),
-        (
-            "--model-control-mode=poll",
-            "--model-control-mode=poll is not supported by merrow yet: repositories are not polled",
-        ),
-        ("--http-max-input-size=0", "Error: --http-max-input-size must be greater than 0."),
-    ],
-)
-def test_a_flag_whose_promise_cannot_be_kept_is_refused(argument, text):
+def test_the_largest_json_must_be_something():
     with pytest.raises(FlagError) as raised:
-        build(argument)
-    assert str(raised.value) == text
+        build("--http-max-input-size=0")
+    assert str(raised.value) == "Error: --http-max-input-size must be greater than 0."
 
 
-def test_a_refused_flag_with_a_value_that_asks_for_nothing_passes():
+def test_a_flag_without_effect_is_explained_once():
+    assert build("--cuda-memory-pool-byte-size=0:1", "--cuda-memory-pool-byte-size=1:1").warnings == (
+        f"--cuda-memory-pool-byte-size has no effect: {NO_EFFECT['cuda-memory-pool-byte-size']}",
+    )
+
+
+def test_values_that_ask_for_nothing():
     assert settings("--grpc-use-ssl=false", "--rate-limit=off", "--allow-client-shm=false") == Settings()
 
 
-@pytest.mark.parametrize("name", sorted(RESERVATIONS))
-def test_every_reservation_says_why_in_one_sentence(name):
-    reservation = RESERVATIONS[name]
-    assert isinstance(reservation.standing, Standing)
-    assert reservation.reason
-    assert not reservation.reason.endswith(".")
+@pytest.mark.parametrize("name", sorted(NO_EFFECT))
+def test_every_reason_is_one_sentence(name):
+    assert NO_EFFECT[name]
+    assert not NO_EFFECT[name].endswith(".")
+
+
+def test_shared_memory():
+    assert settings(
+        "--allow-client-shm=true", "--max-shared-memory-regions=3", "--max-shared-memory-tensor-byte-size=4"
+    ).shared_memory == SharedMemorySettings(allow_client_shm=True, max_regions=3, max_tensor_byte_size=4)
 
 
 def test_two_services_on_one_port_are_refused_in_triton_s_words():

@@ -9,14 +9,15 @@ from merrow.core.errors import (
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
-    UnsupportedError,
 )
 from merrow.core.request import Request
 from merrow.core.tensor import Tensor
 from merrow.engine.engine import Engine, IndexEntry
 from merrow.engine.loader import ModelLoader
-from merrow.observe.host_usage import HostUsageCollector
-from merrow.settings import ModelControlMode, RepositorySettings
+from merrow.observe.metrics_page import MetricsPage
+from merrow.places.local_host import LocalEnvironment
+from merrow.settings import MetricsSettings, ModelControlMode, RepositorySettings
+from tests.places.recording_services import RecordingServices
 
 IDENTITY = """
 backend: "identity"
@@ -50,8 +51,10 @@ def run(scenario, *repositories, **settings):
     async def main():
         loop = asyncio.get_running_loop()
         options = RepositorySettings(model_repositories=tuple(map(str, repositories)), **settings)
-        loader = ModelLoader(options, backend_of, None, time.monotonic_ns, loop)
-        engine = Engine(options, loader, time.monotonic_ns, HostUsageCollector(time.monotonic_ns, 10**9))
+        loader = ModelLoader(
+            options, backend_of, None, time.monotonic_ns, LocalEnvironment(loop, RecordingServices(), 1 << 20)
+        )
+        engine = Engine(options, loader, time.monotonic_ns, MetricsPage(MetricsSettings(), time.monotonic_ns))
         started = await engine.start()
         try:
             result = scenario(engine, started)
@@ -194,8 +197,6 @@ def test_a_repository_that_is_no_directory_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("addition", "text"),
     [
-        ("sequence_batching {}", "sequence_batching not supported yet"),
-        ("model_transaction_policy { decoupled: true }", "decoupled: true } not supported yet"),
         (
             'parameters { key: "EXECUTION_PLACE" value { string_value: "moon" } }',
             "parameter EXECUTION_PLACE must be 'inline', 'thread' or 'process', got 'moon'",
@@ -314,8 +315,8 @@ def test_a_failed_reload_leaves_the_old_serving(tmp_path):
         with pytest.raises(InvalidArgumentError) as caught:
             await engine.load_model("m")
         assert caught.value.message == (
-            "load failed for model 'm': version 1 is at READY state: Invalid argument: expected input and output shape "
-            "to match, got [3] and [2];\n"
+            "load failed for model 'm': version 1 is at UNAVAILABLE state: Invalid argument: expected input and output "
+            "shape to match, got [3] and [2];\n"
         )
         infer(engine)
 
@@ -363,8 +364,8 @@ def test_a_config_override_replaces_the_file(tmp_path):
     async def scenario(engine, started):
         await engine.load_model("m", config=override)
         assert engine.find_model("m").config.max_batch_size == 2
-        with pytest.raises(UnsupportedError):
-            await engine.load_model("m", config=override, files={"file:1/x": b""})
+        await engine.load_model("m", config=override, files={"3/x": b""})
+        assert engine.ready_versions("m") == [3]
 
     run(scenario, tmp_path, **EXPLICIT)
 
@@ -397,8 +398,10 @@ def test_stopping_does_not_wait_longer_than_it_may(tmp_path):
     async def main():
         loop = asyncio.get_running_loop()
         options = RepositorySettings(model_repositories=(str(tmp_path),))
-        loader = ModelLoader(options, backend_of, None, time.monotonic_ns, loop)
-        engine = Engine(options, loader, time.monotonic_ns, HostUsageCollector(time.monotonic_ns, 10**9))
+        loader = ModelLoader(
+            options, backend_of, None, time.monotonic_ns, LocalEnvironment(loop, RecordingServices(), 1 << 20)
+        )
+        engine = Engine(options, loader, time.monotonic_ns, MetricsPage(MetricsSettings(), time.monotonic_ns))
         assert await engine.start()
         request = infer(engine)
         assert not await engine.stop(0.01)

@@ -260,3 +260,19 @@ def test_requests_share_a_batch_key_only_when_varying_shapes_agree():
     keys = [validator.batch_key(Request("m", 1, None, {"A": fp32(shape=shape)})) for shape in [(1, 2), (3, 2), (1, 3)]]
     assert keys[0] == keys[1] != keys[2]
     assert not RequestValidator(config()).batch_key_needed()
+
+
+def test_requests_share_a_batch_only_with_the_same_shape_tensors():
+    shapes = config(
+        ModelInput(name="A", data_type="TYPE_FP32", dims=(2,)),
+        ModelInput(name="S", data_type="TYPE_INT32", dims=(2,), is_shape_tensor=True),
+    )
+    validator = RequestValidator(shapes)
+    assert validator.batch_key_needed()
+
+    def key(rows, *numbers):
+        tensors = {"A": fp32(shape=(rows, 2)), "S": Tensor.from_numpy("S", np.array(numbers, np.int32))}
+        return validator.batch_key(Request("m", 1, None, tensors))
+
+    assert key(1, 3, 4) == key(2, 3, 4)
+    assert key(1, 3, 4) != key(1, 3, 5)

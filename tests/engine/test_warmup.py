@@ -43,6 +43,11 @@ class Driver:
             request.sink.on_response(Response("m", 1, error=self.error))
 
 
+def run_samples(samples, model_config, driver):
+    validator = RequestValidator(model_config)
+    asyncio.run(warm_up("m", 1, samples, validator, driver.run_on, driver.instances, ManualClock()))
+
+
 @pytest.mark.parametrize("choice", ["zero_data", "random_data"])
 @pytest.mark.parametrize(
     "data_type", ["TYPE_FP32", "TYPE_INT8", "TYPE_UINT64", "TYPE_BOOL", "TYPE_STRING", "TYPE_BF16"]
@@ -51,7 +56,7 @@ def test_every_datatype_makes_a_valid_request(choice, data_type):
     model_config = config(sample(data_type=data_type, **{choice: True}), data_type=data_type)
     samples = plan_samples(model_config, no_file)
     driver = Driver()
-    asyncio.run(warm_up("m", 1, samples, RequestValidator(model_config), driver, ManualClock()))
+    run_samples(samples, model_config, driver)
 
     assert driver.batches == [("m_0", 1), ("m_1", 1)]
 
@@ -60,7 +65,7 @@ def test_the_requests_of_a_sample_run_together_count_times_on_each_instance():
     model_config = config(sample(batch_size=2, count=3, zero_data=True))
     driver = Driver()
     samples = plan_samples(model_config, no_file)
-    asyncio.run(warm_up("m", 1, samples, RequestValidator(model_config), driver, ManualClock()))
+    run_samples(samples, model_config, driver)
 
     assert driver.batches == [("m_0", 2)] * 3 + [("m_1", 2)] * 3
 
@@ -89,7 +94,7 @@ def test_a_sample_of_batch_size_zero_is_skipped():
         ),
         (
             sample(input_data_file="f"),
-            "[request id: <id_unknown>] warmup setting expects 8 bytes, but the data provided from f only has 3 bytes",
+            "[request id: <id_unknown>] warmup setting expects 8 bytes, but the data provided from fonly has 3 bytes",
         ),
     ],
 )
@@ -114,5 +119,5 @@ def test_a_failing_sample_fails_the_load(warmup, error, text):
     model_config = config(warmup)
     samples = plan_samples(model_config, no_file)
     with pytest.raises(InvalidArgumentError) as caught:
-        asyncio.run(warm_up("m", 1, samples, RequestValidator(model_config), Driver(error), ManualClock()))
+        run_samples(samples, model_config, Driver(error))
     assert caught.value.message.startswith(text)

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
-from merrow.core.errors import NotFoundError, ServerError
+from merrow.core.errors import InvalidArgumentError, NotFoundError, ServerError
 from merrow.core.model_config import ModelConfig
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.engine.engine import IndexEntry
+from merrow.engine.shared_memory import SharedMemoryRegistry
 from merrow.net.exchange import Exchange, GrpcCall
+from merrow.settings import SharedMemorySettings
 
 
 class FakeExchange(Exchange):
@@ -23,6 +25,10 @@ class FakeExchange(Exchange):
         self.status = None
         self.answer_headers = None
         self.answer = None
+        # The pieces of a streamed answer; `writable` is the test's to set.
+        self.chunks = None
+        self.writable = True
+        self.drained = None
         self.answered = asyncio.Event()
 
     def respond(self, status, headers, parts):
@@ -37,16 +43,34 @@ class FakeExchange(Exchange):
         return dict(self.answer_headers)[b"Content-Type"]
 
     def start_stream(self, status, headers):
-        raise AssertionError("no endpoint streams yet")
+        assert self.status is None, "answered twice"
+        self.status = status
+        self.answer_headers = tuple(headers)
+        self.chunks = []
+
+    @property
+    def is_writable(self):
+        return self.writable
 
     def write(self, data):
-        raise AssertionError("no endpoint streams yet")
+        assert self.answer is None, "written after the end"
+        self.chunks.append(bytes(data))
 
     async def drain(self):
-        raise AssertionError("no endpoint streams yet")
+        while not self.writable:
+            self.drained = asyncio.Event()
+            await self.drained.wait()
 
     def finish(self):
-        raise AssertionError("no endpoint streams yet")
+        assert self.answer is None, "ended twice"
+        self.answer = b"".join(self.chunks)
+        self.answered.set()
+
+    def let_drain(self):
+        """The client reads again."""
+        self.writable = True
+        if self.drained is not None:
+            self.drained.set()
 
 
 class FakeCall(GrpcCall):
@@ -102,6 +126,12 @@ class FakeModel:
         self.labels = labels or {}
         self.is_decoupled = is_decoupled
         self.has_batch_dim = config.max_batch_size > 0
+        # What the model itself says about its readiness; None if it says nothing.
+        self.says_ready: bool | None = None
+
+    @property
+    def has_readiness_check(self):
+        return self.says_ready is not None
 
 
 class FakeEngine:
@@ -110,6 +140,7 @@ class FakeEngine:
     def __init__(self, *models: FakeModel):
         self.models = {model.name: model for model in models}
         self.is_exiting = False
+        self.shared_memory = SharedMemoryRegistry(SharedMemorySettings(allow_client_shm=True))
         self.live = self.ready = self.model_ready = True
         self.submitted: list[Request] = []
         self.cancelled: list[Request] = []
@@ -124,6 +155,17 @@ class FakeEngine:
 
     def is_ready(self):
         return self.ready
+
+    @property
+    def has_readiness_checks(self):
+        return any(model.has_readiness_check for model in self.models.values())
+
+    async def check_readiness(self):
+        return self.ready and all(model.says_ready is not False for model in self.models.values())
+
+    async def check_model(self, model):
+        if model.says_ready is False:
+            raise InvalidArgumentError(f"Model '{model.name}' is not ready (user-defined check failed).")
 
     def is_model_ready(self, name, version=-1):
         self.find_model(name, version)
@@ -143,7 +185,7 @@ class FakeEngine:
         self.controls.append(("statistics", name, version))
         return self.statistics
 
-    def repository_index(self, ready_only):
+    async def fresh_repository_index(self, ready_only):
         self.controls.append(("index", ready_only))
         return self.index
 

@@ -11,6 +11,7 @@ from typing import Any
 from merrow.core.tensor import Buffer
 from merrow.net.connection import Connection
 from merrow.net.exchange import Exchange, GrpcCall
+from merrow.net.grpc_compression import CompressionLevel
 from merrow.net.listener import Listener
 from merrow.net.loop import new_event_loop
 from merrow.net.service import Service
@@ -38,6 +39,8 @@ class EchoApplication:
         self.request_count = 0
         self.streams: list[EchoStream] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        # Of all responses of gRPC.
+        self.compression: CompressionLevel | None = None
         self._change: asyncio.Event | None = None
 
     def tell(self, *event: object) -> None:
@@ -110,6 +113,9 @@ class EchoApplication:
         if service != b"test.Echo":
             return None
         return True if method.startswith(b"Stream") else False if method.startswith(b"Unary") else None
+
+    def compression_of(self, path: bytes) -> CompressionLevel | None:
+        return self.compression
 
     def on_unary(self, call: GrpcCall, message: Buffer) -> None:
         self.request_count += 1

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from merrow.net.body import ReceiveBudget
 from merrow.net.chunked import ChunkedBody
 from merrow.net.status import RequestFault
 
@@ -10,7 +11,7 @@ BODY = b"hello world0123456789"
 
 
 def make_body(max_byte_size=1000, max_trailer_byte_size=100):
-    return ChunkedBody(max_byte_size, max_trailer_byte_size)
+    return ChunkedBody(max_byte_size, max_trailer_byte_size, ReceiveBudget(2**40))
 
 
 def test_chunks_make_a_body():

@@ -340,6 +340,9 @@ def test_metadata_is_given_as_sent():
         def is_streaming(self, path):
             return False
 
+        def compression_of(self, path):
+            return None
+
         def on_unary(self, call, message):
             seen.append((call.path, list(call.metadata), call.header(b"b-bin"), call.header(b"c"), call.is_writable))
             call.pause_reading()
@@ -542,6 +545,9 @@ def test_a_stream_that_fails_at_its_first_message_hears_no_more():
         def is_streaming(self, path):
             return True
 
+        def compression_of(self, path):
+            return None
+
         def on_stream(self, call):
             self.stream = Stream(call)
             return self.stream
@@ -557,6 +563,9 @@ def test_a_stream_that_is_finished_when_it_begins():
     class Application:
         def is_streaming(self, path):
             return True
+
+        def compression_of(self, path):
+            return None
 
         def on_stream(self, call):
             call.finish(14, "no")

@@ -2,9 +2,7 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
 import stat
-import subprocess
 import threading
 import time
 
@@ -258,40 +256,6 @@ def test_connections_over_the_limit_are_closed():
             assert read_to_end(second) == b""
         first.sendall(GET)
         assert read_exactly(first, len(ANSWER)) == ANSWER
-
-
-# TLS: its own part comes later, the place for it is here
-
-
-@EACH_LOOP
-def test_a_context_for_tls_is_used(has_uvloop, tmp_path):
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    try:
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-             "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("there is no openssl to make a certificate")
-    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server_context.load_cert_chain(certificate, key)
-    server_context.set_alpn_protocols(["h2", "http/1.1"])
-    client_context = ssl.create_default_context(cafile=certificate)
-    client_context.check_hostname = False
-    body = bytes(range(256)) * 4000
-    with serving(has_uvloop=has_uvloop, ssl_context=server_context) as server:
-        with server.connect() as plain, client_context.wrap_socket(plain) as client:
-            client.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            read_until(client, b"\r\n\r\n")
-            assert read_exactly(client, len(body)) == body
-            client.sendall(b"BAD\r\n\r\n")
-            assert read_until(client, b"\r\n") == b"HTTP/1.1 400 Bad Request\r\n"
-        client_context.set_alpn_protocols(["h2"])
-        with server.connect() as plain, client_context.wrap_socket(plain) as client:
-            assert client.selected_alpn_protocol() == "h2"
-            client.sendall(frames.PREFACE + frames.encode_settings({}) + grpc_request(1))
-            assert b"hello" in read_until(client, b"grpc-status\x010")
 
 
 def test_an_application_may_answer_for_itself():

@@ -1,7 +1,7 @@
 import asyncio
 import sys
 
-from merrow.net.loop import new_event_loop
+from merrow.net.loop import copies_output, new_event_loop
 
 
 def test_a_loop_runs():
@@ -21,3 +21,12 @@ def test_without_uvloop_there_is_a_loop_too(monkeypatch):
         assert type(loop).__module__.startswith("asyncio")
     finally:
         loop.close()
+
+
+def test_only_an_old_asyncio_copies_what_a_socket_does_not_take():
+    loop = asyncio.new_event_loop()
+    try:
+        assert copies_output(loop) == (sys.version_info < (3, 12))
+    finally:
+        loop.close()
+    assert not copies_output(object())

@@ -57,12 +57,12 @@ def test_a_traceback_follows_the_message():
 
 def logged(settings):
     stream = io.StringIO()
-    handler = start_logging(settings, stream)
+    log = start_logging(settings, stream)
     try:
         for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
             LOG.log(level, "%s", logging.getLevelName(level))
     finally:
-        stop_logging(handler)
+        stop_logging(log)
     return [line.partition("] ")[2].strip('"') for line in stream.getvalue().splitlines()]
 
 
@@ -76,17 +76,17 @@ def test_severities_are_switched_one_by_one():
 
 def test_a_table_is_logged_as_it_is():
     stream = io.StringIO()
-    handler = start_logging(LogSettings(), stream)
+    log = start_logging(LogSettings(), stream)
     LOG.info("\n%s", "+--+\n+--+", extra=TABLE)
-    stop_logging(handler)
+    stop_logging(log)
     assert stream.getvalue().endswith("] \n+--+\n+--+\n")
 
 
 def test_a_file_takes_the_lines_and_is_closed(tmp_path):
     path = tmp_path / "log"
-    handler = start_logging(LogSettings(file=str(path)))
+    log = start_logging(LogSettings(file=str(path)))
     LOG.warning("to the file \udcff")
-    stop_logging(handler)
+    stop_logging(log)
     LOG.warning("after")
     assert path.read_text().endswith('] "to the file \\udcff"\n')
 
@@ -102,3 +102,23 @@ def test_a_table_is_boxed_and_a_cell_may_have_several_lines():
         "+---------+--------------+"
     )
     assert format_table(("Model",), []) == "+-------+\n| Model |\n+-------+\n+-------+"
+
+
+def test_changes_are_obeyed_by_the_next_line():
+    stream = io.StringIO()
+    log = start_logging(LogSettings(), stream)
+    try:
+        LOG.debug("not yet")
+        log.change(verbose=1, info=False)
+        LOG.debug("now")
+        LOG.info("no more")
+        log.change(format="ISO8601", info=True, verbose=0)
+        LOG.info("at another time")
+        LOG.debug("no more")
+        log.flush()
+    finally:
+        stop_logging(log)
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith('] "now"')
+    assert re.match(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ I \d+ test_logs.py:\d+\] "at another time"$', second)
+    assert log.settings == LogSettings(format="ISO8601")

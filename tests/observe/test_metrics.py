@@ -2,15 +2,28 @@
 
 import pytest
 
+from merrow.core.model_config import (
+    ModelConfig,
+    ModelMetricsMetricControl,
+    ModelMetricsMetricControlHistogramOptions,
+    ModelMetricsMetricControlMetricIdentifier,
+)
+from merrow.core.model_config import ModelMetrics as ModelMetricsConfig
+from merrow.observe.custom_metrics import COUNTER, CustomMetrics
 from merrow.observe.host_usage import HostUsage
 from merrow.observe.metrics import (
+    KNOWN_FAMILIES,
     MODEL_FAMILIES,
     SERVER_FAMILIES,
+    CacheUsage,
     ModelMetrics,
     ServerMetrics,
+    first_response_bounds_ns,
+    new_recorder,
     render_metrics,
 )
-from merrow.observe.statistics import Duration, FailureReason, ModelStatistics
+from merrow.observe.statistics import Duration, FailureReason, ModelStatistics, StatisticsRecorder
+from merrow.settings import MetricsSettings
 
 # A running Triton, after three requests to `add_sub`; nv_model_load_duration_secs is newer than that server.
 RECORDED = r"""# HELP nv_inference_request_success Number of successful inference requests, all batch sizes
@@ -80,6 +93,7 @@ nv_cpu_memory_total_bytes 25276510208
 nv_cpu_memory_used_bytes 461070336
 """  # noqa: E501
 
+PLAIN = MetricsSettings(merrow_histograms=False)
 TAGS = {"zz": 'a"b\\c'}
 
 
@@ -106,7 +120,7 @@ def test_the_text_is_the_one_that_triton_prints():
     ]
     server = ServerMetrics(HostUsage(0.5099009900990099, 25276510208, 461070336), 268435456, 0)
 
-    assert render_metrics(models, server) == RECORDED
+    assert render_metrics(models, server, PLAIN) == RECORDED
 
 
 def test_a_server_without_models_lists_no_model_family():
@@ -177,3 +191,190 @@ def test_family_names_are_unique():
     names = [family.name for family in (*MODEL_FAMILIES, *SERVER_FAMILIES)]
 
     assert len(names) == len(set(names))
+
+
+MS = 1_000_000
+
+
+def samples(model, settings=PLAIN, server=None, now_ns=0, custom=()):
+    text = render_metrics([model], server or ServerMetrics(), settings, custom, now_ns)
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+
+def recorded(config=None, settings=PLAIN, is_cached=False):
+    """A model after two requests: 3 and 700 ms in all, 1 and 2 ms in the queue."""
+    recorder = new_recorder(config or ModelConfig(name="m"), settings)
+    recorder.record_success(1, 0, 0, 1 * MS, 1 * MS, 2 * MS, 3 * MS, 3 * MS)
+    recorder.record_execution(4, 2 * MS, 100 * MS, 600 * MS, 700 * MS, 700 * MS)
+    recorder.record_successes([(4, 0, 0)], 2 * MS, 100 * MS, 600 * MS, 700 * MS, 700 * MS)
+    recorder.record_first_response(0, 700 * MS)
+    return ModelMetrics(recorder.snapshot("m", 1, 0, 0), is_cached=is_cached)
+
+
+def names(values):
+    return {name.partition("{")[0] for name in values}
+
+
+def test_counters_of_latencies_can_be_left_out():
+    values = samples(recorded(), MetricsSettings(counter_latencies=False, merrow_histograms=False))
+
+    assert names(values) == {
+        "nv_inference_request_success",
+        "nv_inference_request_failure",
+        "nv_inference_count",
+        "nv_inference_exec_count",
+        "nv_inference_pending_request_count",
+        "nv_model_load_duration_secs",
+        "nv_pinned_memory_pool_total_bytes",
+        "nv_pinned_memory_pool_used_bytes",
+    }
+    # Unlike Triton's, they go on.
+    assert values['nv_inference_request_success{model="m",version="1"}'] == "2"
+
+
+def test_summaries():
+    settings = MetricsSettings(summary_latencies=True, summary_quantiles=((0.5, 0.05), (0.999, 0.001)))
+    values = samples(recorded(settings=settings), settings)
+
+    assert values['nv_inference_request_summary_us_count{model="m",version="1"}'] == "2"
+    assert values['nv_inference_request_summary_us_sum{model="m",version="1"}'] == "703000"
+    assert values['nv_inference_request_summary_us{model="m",version="1",quantile="0.5"}'] == "2992"
+    assert values['nv_inference_request_summary_us{model="m",version="1",quantile="0.999"}'] == "696320"
+    assert values['nv_inference_queue_summary_us{model="m",version="1",quantile="0.5"}'] == "1000"
+    assert {name for name in names(values) if "summary" in name and not name.endswith(("_count", "_sum"))} == {
+        "nv_inference_request_summary_us",
+        "nv_inference_queue_summary_us",
+        "nv_inference_compute_input_summary_us",
+        "nv_inference_compute_infer_summary_us",
+        "nv_inference_compute_output_summary_us",
+    }
+
+
+def test_a_summary_of_nothing_is_not_a_number():
+    settings = MetricsSettings(summary_latencies=True)
+    values = samples(ModelMetrics(new_recorder(ModelConfig(), settings).snapshot("m", 1, 0, 0)), settings)
+
+    assert values['nv_inference_queue_summary_us{model="m",version="1",quantile="0.5"}'] == "Nan"
+
+
+def test_a_cached_model_has_the_cache_and_no_summary_of_requests():
+    settings = MetricsSettings(summary_latencies=True)
+    recorder = new_recorder(ModelConfig(name="m"), settings)
+    recorder.record_cache_hit(0, 0, 1 * MS, 3 * MS)
+    recorder.record_cache_miss(5 * MS, 9 * MS)
+    values = samples(ModelMetrics(recorder.snapshot("m", 1, 0, 0), is_cached=True), settings)
+
+    assert values['nv_cache_num_hits_per_model{model="m",version="1"}'] == "1"
+    assert values['nv_cache_hit_duration_per_model{model="m",version="1"}'] == "2000"
+    assert values['nv_cache_num_misses_per_model{model="m",version="1"}'] == "1"
+    assert values['nv_cache_miss_duration_per_model{model="m",version="1"}'] == "5000"
+    assert values['nv_cache_hit_summary_per_model_sum{model="m",version="1"}'] == "2000"
+    assert values['nv_cache_miss_summary_per_model_sum{model="m",version="1"}'] == "5000"
+    assert "nv_inference_request_summary_us" not in names(values)
+    assert values['nv_inference_queue_duration_us{model="m",version="1"}'] == "1000"
+    assert values['nv_inference_count{model="m",version="1"}'] == "0"
+
+
+def test_a_model_without_cache_has_no_families_of_it():
+    assert not [name for name in names(samples(recorded())) if name.startswith("nv_cache")]
+
+
+def config_with(family, *bounds):
+    control = ModelMetricsMetricControl(
+        ModelMetricsMetricControlMetricIdentifier(family), ModelMetricsMetricControlHistogramOptions(bounds)
+    )
+    return ModelConfig(name="m", model_metrics=ModelMetricsConfig((control,)))
+
+
+def test_first_responses():
+    settings = MetricsSettings(histogram_latencies=True, merrow_histograms=False)
+    family = "nv_inference_first_response_histogram_ms"
+    values = samples(recorded(settings=settings), settings)
+
+    assert {name: value for name, value in values.items() if name.startswith(family)} == {
+        f'{family}_count{{model="m",version="1"}}': "2",
+        f'{family}_sum{{model="m",version="1"}}': "703",
+        f'{family}_bucket{{model="m",version="1",le="100"}}': "1",
+        f'{family}_bucket{{model="m",version="1",le="500"}}': "1",
+        f'{family}_bucket{{model="m",version="1",le="2000"}}': "2",
+        f'{family}_bucket{{model="m",version="1",le="5000"}}': "2",
+        f'{family}_bucket{{model="m",version="1",le="+Inf"}}': "2",
+    }
+    own = samples(recorded(config_with(family, 2.5, 1000), settings), settings)
+    assert own[f'{family}_bucket{{model="m",version="1",le="2.5"}}'] == "0"
+    assert own[f'{family}_bucket{{model="m",version="1",le="1000"}}'] == "2"
+
+
+def test_only_that_histogram_can_be_customized(caplog):
+    config = config_with("nv_inference_count", 1)
+    settings = MetricsSettings(histogram_latencies=True)
+
+    assert first_response_bounds_ns(config, settings) == (100 * MS, 500 * MS, 2000 * MS, 5000 * MS)
+    assert first_response_bounds_ns(config, MetricsSettings()) == ()
+    new_recorder(config, settings)
+    assert (
+        "Metric family 'nv_inference_count' in 'metric_identifier' is not a customizable metric in Triton core."
+        in caplog.text
+    )
+
+
+def test_merrow_s_own_histograms():
+    values = samples(recorded(), MetricsSettings())
+
+    assert values['merrow_request_duration_seconds_sum{model="m",version="1"}'] == "0.703"
+    assert values['merrow_request_duration_seconds_bucket{model="m",version="1",le="0.004194304"}'] == "1"
+    assert values['merrow_request_duration_seconds_bucket{model="m",version="1",le="+Inf"}'] == "2"
+    assert values['merrow_queue_duration_seconds_count{model="m",version="1"}'] == "2"
+    assert values['merrow_execution_duration_seconds_sum{model="m",version="1"}'] == "0.7"
+    assert [values[f'merrow_batch_size_bucket{{model="m",version="1",le="{bound}"}}'] for bound in (1, 2, 4, 1024)] == [
+        "1",
+        "1",
+        "2",
+        "2",
+    ]
+    assert values['merrow_batch_size_sum{model="m",version="1"}'] == "5"
+
+
+def test_evicted_sequences_are_told_apart_by_reason():
+    recorder = StatisticsRecorder()
+    recorder.record_eviction("idle")
+    values = samples(ModelMetrics(recorder.snapshot("m", 1, 0, 0)))
+
+    assert values['merrow_sequence_evictions{model="m",reason="idle",version="1"}'] == "1"
+
+
+def test_a_namespace_is_a_label():
+    model = ModelMetrics(statistics("m"), namespace="/models")
+
+    assert 'nv_inference_count{model="m",namespace="/models",version="1"}' in samples(model)
+
+
+def test_the_whole_cache():
+    cache = CacheUsage(5, 9, 6, 3, 1, 7000, 8000, 0.25)
+    values = samples(ModelMetrics(statistics("m")), server=ServerMetrics(cache=cache))
+
+    assert {name: value for name, value in values.items() if name.startswith("nv_cache")} == {
+        "nv_cache_util": "0.25",
+        "nv_cache_num_entries": "5",
+        "nv_cache_num_lookups": "9",
+        "nv_cache_num_hits": "6",
+        "nv_cache_num_misses": "3",
+        "nv_cache_num_evictions": "1",
+        "nv_cache_lookup_duration": "7",
+        "nv_cache_insertion_duration": "8",
+    }
+
+
+def test_the_loop():
+    values = samples(ModelMetrics(statistics("m")), server=ServerMetrics(loop_lag_ns=1_500_000, loop_stall_count=2))
+
+    assert (values["merrow_loop_lag_seconds"], values["merrow_loop_stalls"]) == ("0.0015", "2")
+
+
+def test_a_custom_family_may_add_to_one_of_ours():
+    custom = CustomMetrics(KNOWN_FAMILIES)
+    custom.increment(custom.add_metric(custom.add_family("nv_inference_count", "", COUNTER), {"a": "b"}), 7)
+    text = render_metrics([ModelMetrics(statistics("m"))], ServerMetrics(), PLAIN, custom.families())
+
+    assert text.count("# TYPE nv_inference_count counter") == 1
+    assert 'nv_inference_count{a="b"} 7\nnv_inference_count{model="m",version="1"} 0\n' in text

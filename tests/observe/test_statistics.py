@@ -1,4 +1,14 @@
-from merrow.observe.statistics import BatchStatistics, Duration, FailureReason, StatisticsRecorder
+from merrow.core.errors import CancelledError, InternalError
+from merrow.core.response import ResponseTimes, TimedResponse
+from merrow.core.tensor import Tensor
+from merrow.observe.statistics import (
+    BatchStatistics,
+    Duration,
+    DurationHistogram,
+    FailureReason,
+    ResponseStatistics,
+    StatisticsRecorder,
+)
 
 NOW_NS, NOW_MS = 5_000_000_000, 1_700_000_000_000
 
@@ -47,3 +57,73 @@ def test_failures_are_counted_by_reason():
     assert counts.failures[FailureReason.REJECTED] == counts.failures[FailureReason.OTHER] == 1
     assert counts.failures[FailureReason.CANCELED] == 0
     assert counts.last_inference_ms == NOW_MS
+
+
+def histogram(durations):
+    """Bounds that something was counted under, with how often; None for more than the largest."""
+    bounds = (*durations.bounds_ns, None)
+    return {bound: count for bound, count in zip(bounds, durations.counts, strict=True) if count}
+
+
+def test_queues_and_executions_have_histograms():
+    recorder = StatisticsRecorder()
+    us = 1024
+    recorder.record_success(1, 0, 0, 3 * us, 3 * us, 3 * us, 103 * us, 110 * us)
+    recorder.record_execution(2, 1000 * us, 1000 * us, 1000 * us, 1000 * us + 512, 2000 * us)
+    recorder.record_successes([(1, 0, 0), (1, 0, 10**12)], 10**12, 10**12, 10**12, 10**12, 10**12)
+
+    statistics = recorder.snapshot("m", 1, 0, 0)
+    assert histogram(statistics.queue_histogram) == {1 * us: 1, 4 * us: 1, None: 1}
+    assert statistics.queue_histogram.total_ns == statistics.queue.ns
+    assert histogram(statistics.execution_histogram) == {1 * us: 1, 128 * us: 1}
+    assert statistics.execution_histogram.total_ns == 100 * us + 512
+    assert len(statistics.queue_histogram.counts) == len(statistics.queue_histogram.bounds_ns) + 1
+
+
+def test_responses_that_are_measured_are_counted_by_their_index():
+    recorder = StatisticsRecorder()
+
+    def record(index, **settings):
+        response = TimedResponse("m", 1, **settings)
+        response.times = ResponseTimes(index, 100, 107, 110)
+        recorder.record_response(response)
+
+    output = Tensor("y", "INT8", (1,), b"")
+    record(1, outputs=[output])
+    record(0, outputs=[output])
+    record(0, outputs=[output], error=InternalError("failed"))
+    record(0, is_empty=True)
+    record(0, is_empty=True, error=CancelledError("cancelled"))
+
+    responses = recorder.snapshot("m", 1, 0, 0).response_stats
+    assert responses == {
+        "0": ResponseStatistics(
+            compute_infer=Duration(3, 7 + 7 + 10),
+            compute_output=Duration(2, 6),
+            success=Duration(1, 10),
+            fail=Duration(1, 10),
+            empty_response=Duration(1, 10),
+            cancel=Duration(1, 10),
+        ),
+        "1": ResponseStatistics(Duration(1, 7), Duration(1, 3), Duration(1, 10), Duration(), Duration(), Duration()),
+    }
+    assert list(responses) == ["0", "1"]
+
+
+def test_first_responses_are_observed_under_the_bounds_that_were_given():
+    recorder = StatisticsRecorder((1000, 5000))
+    for duration_ns in (10, 1000, 1001, 9000):
+        recorder.record_first_response(0, duration_ns)
+    recorder.record_success(1, 0, 0, 1, 1, 1, 1, 4000)
+
+    first = recorder.snapshot("m", 1, 0, 0).first_response_histogram
+    assert first == DurationHistogram((1000, 5000), (2, 2, 1), 10 + 1000 + 1001 + 9000 + 4000)
+    assert StatisticsRecorder().snapshot("m", 1, 0, 0).first_response_histogram is None
+
+
+def test_evictions_are_counted_by_reason():
+    recorder = StatisticsRecorder()
+    for reason in ("idle", "cancelled", "idle"):
+        recorder.record_eviction(reason)
+
+    assert recorder.snapshot("m", 1, 0, 0).sequence_evictions == {"idle": 2, "cancelled": 1}

@@ -2,7 +2,8 @@
 
     python -m tests.oracle http-json/17 --http 127.0.0.1:8000 --grpc 127.0.0.1:8001 --seed 5
 
-`python -m tests.oracle --write-repository DIR` writes the models of the suite, for a server to be started on.
+`python -m tests.oracle --count` says how many cases there are; `python -m tests.oracle --write-repository DIR` writes
+the models of the suite, for a server to be started on.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import pathlib
 from tests.oracle import repository, suite
 from tests.oracle.cases import DEFAULT_SEED
 from tests.oracle.comparison import describe
+from tests.oracle.coverage import count_cases, format_counts
 
 
 def main() -> None:
@@ -19,8 +21,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--http", default="127.0.0.1:8000", help="address and port of the HTTP endpoint")
     parser.add_argument("--grpc", default="127.0.0.1:8001", help="address and port of the gRPC endpoint")
+    parser.add_argument("--count", action="store_true", help="print how many cases there are for each endpoint")
     parser.add_argument("--write-repository", type=pathlib.Path, metavar="DIR")
     arguments = parser.parse_args()
+    if arguments.count:
+        print(format_counts(count_cases(arguments.seed)))
     if arguments.write_repository:
         repository.build(arguments.write_repository)
     address, http_port = arguments.http.rsplit(":", 1)

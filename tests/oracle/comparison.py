@@ -16,6 +16,10 @@ Reply = HttpReply | GrpcReply
 
 RESPONSES: dict[str, type[Message]] = {
     "Check": health_pb2.HealthCheckResponse,
+    "CudaSharedMemoryRegister": pb.CudaSharedMemoryRegisterResponse,
+    "CudaSharedMemoryStatus": pb.CudaSharedMemoryStatusResponse,
+    "CudaSharedMemoryUnregister": pb.CudaSharedMemoryUnregisterResponse,
+    "LogSettings": pb.LogSettingsResponse,
     "ModelConfig": pb.ModelConfigResponse,
     "ModelInfer": pb.ModelInferResponse,
     "ModelMetadata": pb.ModelMetadataResponse,
@@ -26,6 +30,10 @@ RESPONSES: dict[str, type[Message]] = {
     "ServerLive": pb.ServerLiveResponse,
     "ServerMetadata": pb.ServerMetadataResponse,
     "ServerReady": pb.ServerReadyResponse,
+    "SystemSharedMemoryRegister": pb.SystemSharedMemoryRegisterResponse,
+    "SystemSharedMemoryStatus": pb.SystemSharedMemoryStatusResponse,
+    "SystemSharedMemoryUnregister": pb.SystemSharedMemoryUnregisterResponse,
+    "TraceSetting": pb.TraceSettingResponse,
 }
 # Characters of a long text that are shown around the first difference.
 SHOWN = 400

@@ -11,6 +11,7 @@ from tests.oracle import real_triton, repository
 from tests.oracle.availability import install_or_skip
 from tests.oracle.cases import DEFAULT_SEED
 from tests.oracle.differences import Difference
+from tests.oracle.segments import Segments
 from tests.oracle.server_process import ADDRESS, ServerProcess, start_merrow, start_real_triton
 from tests.oracle.suite import Peer
 
@@ -25,6 +26,8 @@ class Servers:
     triton: ServerProcess
     merrow: ServerProcess
     seed: int
+    # Of shared memory: the real server's key, and ours.
+    keys: tuple[bytes, bytes]
     groups_done: set[str] = field(default_factory=set)
     used_differences: set[Difference] = field(default_factory=set)
 
@@ -48,19 +51,22 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with (
         # A client's open connection would make it wait at the end.
         start_real_triton(models, folder / "triton.log", *OPTIONS, "--exit-timeout-secs=1") as triton,
-        start_merrow(models, folder / "merrow.log", *OPTIONS) as merrow,
+        start_merrow(models, folder / "merrow.log", *OPTIONS, "--allow-client-shm=true") as merrow,
+        Segments("T") as their_segments,
+        Segments("M") as our_segments,
     ):
         for server in (triton, merrow):
             server.wait_until_live()
             server.wait_until_models_ready(loadable)
-        yield Servers(triton, merrow, seed=int(os.environ.get("MERROW_ORACLE_SEED", DEFAULT_SEED)))
+        seed = int(os.environ.get("MERROW_ORACLE_SEED", DEFAULT_SEED))
+        yield Servers(triton, merrow, seed, (their_segments.key, our_segments.key))
 
 
 @pytest.fixture
 def peers(servers: Servers) -> Iterator[Peers]:
     with contextlib.ExitStack() as stack:
         both = [
-            stack.enter_context(contextlib.closing(Peer(one.name, ADDRESS, one.ports.http, one.ports.grpc)))
-            for one in (servers.triton, servers.merrow)
+            stack.enter_context(contextlib.closing(Peer(one.name, ADDRESS, one.ports.http, one.ports.grpc, key)))
+            for one, key in zip((servers.triton, servers.merrow), servers.keys, strict=True)
         ]
         yield Peers(*both, servers)

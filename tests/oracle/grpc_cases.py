@@ -407,7 +407,6 @@ def server_calls() -> list[Any]:
     ]
     paths = (
         HEALTH_CHECK,
-        "/grpc.health.v1.Health/Watch",
         "/grpc.health.v1.Health/Other",
         SERVICE + "NoSuchMethod",
         "/inference.NoSuchService/ModelInfer",

@@ -87,6 +87,21 @@ def command(*options: str) -> tuple[list[str], dict[str, str]]:
     return argv, environment
 
 
+def install_for_models(*packages: str) -> None:
+    """Let the server's Python models import further packages.
+
+    Raises:
+        RealTritonUnavailableError: they cannot be had.
+    """
+    install()
+    try:
+        _run(str(cache_folder() / "venv" / "bin" / "pip"), "install", *MODEL_PACKAGES, *packages)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RealTritonUnavailableError(
+            f"cannot install {packages}: {getattr(error, 'stderr', '') or error}"
+        ) from error
+
+
 def _unpack(cache: pathlib.Path) -> None:
     _run(sys.executable, "-m", "pip", "download", "--no-deps", WHEEL, "-d", str(cache / "dl"))
     with zipfile.ZipFile(next((cache / "dl").glob("nvidia_pytriton*.whl"))) as wheel:

@@ -168,6 +168,14 @@ AUTO = ModelSpec(
     has_config=False,
 )
 
+DECOUPLED = ModelSpec(
+    name="decoupled",
+    code="decoupled.py",
+    inputs=(TensorSpec("PLAN", "BYTES", (1,)),),
+    outputs=(TensorSpec("INDEX", "INT32", (1,)), TensorSpec("STEP", "BYTES", (1,))),
+    extra="model_transaction_policy { decoupled: true }",
+)
+
 # Only the scenario that counts statistics sends to this one.
 COUNTED = ModelSpec(
     name="counted",
@@ -193,6 +201,7 @@ MODELS = (
     FAILING,
     REQUEST_VIEW,
     AUTO,
+    DECOUPLED,
     COUNTED,
 )
 

@@ -3,7 +3,10 @@ import logging
 
 from merrow.backends.base import Execution, Instance
 from merrow.core.response import Response
+from merrow.places.base import Caller
 from merrow.places.inline import BUDGET_NS, InlineInstance
+from merrow.places.local_host import LocalEnvironment
+from tests.places.recording_services import RecordingServices
 
 
 class Fixed(Instance):
@@ -26,9 +29,14 @@ class Events:
         self.executions.append((instance, requests, execution))
 
 
+def make_instance(name, model, events=None):
+    environment = LocalEnvironment(None, RecordingServices(), 1000)
+    return InlineInstance(Caller("m", 1, name), lambda host: model, events or Events(), environment)
+
+
 def test_submit_reports_before_it_returns():
     events = Events()
-    instance = InlineInstance("m_0", Fixed(1), events)
+    instance = make_instance("m_0", Fixed(1), events)
     instance.submit(["a"])
 
     ((reporter, requests, execution),) = events.executions
@@ -39,14 +47,14 @@ def test_submit_reports_before_it_returns():
 
 def test_closing_closes_the_model():
     model = Fixed(1)
-    asyncio.run(InlineInstance("m_0", model, Events()).close())
+    asyncio.run(make_instance("m_0", model).close())
 
     assert model.is_closed
 
 
 def test_a_model_over_the_budget_is_named_once(caplog):
     caplog.set_level(logging.WARNING)
-    instance = InlineInstance("slow_0", Fixed(BUDGET_NS * 2), Events())
+    instance = make_instance("slow_0", Fixed(BUDGET_NS * 2))
     for _ in range(200):
         instance.submit(["a"])
 
@@ -56,7 +64,7 @@ def test_a_model_over_the_budget_is_named_once(caplog):
 
 def test_a_model_within_the_budget_is_not_mentioned(caplog):
     caplog.set_level(logging.WARNING)
-    instance = InlineInstance("quick_0", Fixed(BUDGET_NS // 2), Events())
+    instance = make_instance("quick_0", Fixed(BUDGET_NS // 2))
     for _ in range(200):
         instance.submit(["a"])
 

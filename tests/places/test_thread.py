@@ -7,7 +7,10 @@ import pytest
 from merrow.backends.base import Execution, Instance
 from merrow.core.errors import InternalError
 from merrow.core.response import Response
+from merrow.places.base import Caller
+from merrow.places.local_host import LocalEnvironment
 from merrow.places.thread import ThreadInstance
+from tests.places.recording_services import RecordingServices
 
 
 class Events:
@@ -47,11 +50,12 @@ async def run(*batches):
     events, created = Events(), []
     events.wanted = len(batches)
 
-    def create():
+    def create(host):
         created.append(Recording())
         return created[0]
 
-    instance = await asyncio.to_thread(ThreadInstance, "m_0", create, events, asyncio.get_running_loop())
+    environment = LocalEnvironment(asyncio.get_running_loop(), RecordingServices(), 1000)
+    instance = await asyncio.to_thread(ThreadInstance, Caller("m", 1, "m_0"), create, events, environment)
     for batch in batches:
         instance.submit(batch)
     await asyncio.wait_for(events.arrived.wait(), 5)
@@ -80,11 +84,19 @@ def test_what_a_model_raises_fails_its_batch_and_nothing_else():
 
 
 def test_a_model_that_cannot_be_created_raises_in_the_constructor():
-    def create():
+    def create(host):
         raise InternalError("no file")
 
     async def scenario():
-        await asyncio.to_thread(ThreadInstance, "m_0", create, Events(), asyncio.get_running_loop())
+        services = RecordingServices()
+        environment = LocalEnvironment(asyncio.get_running_loop(), services, 1000)
+        caller = Caller("m", 1, "m_0")
+        try:
+            await asyncio.to_thread(ThreadInstance, caller, create, Events(), environment)
+        finally:
+            # What it had asked for while it was being created is let go of.
+            await asyncio.sleep(0)
+            assert services.closed == [caller]
 
     with pytest.raises(InternalError, match="no file"):
         asyncio.run(scenario())

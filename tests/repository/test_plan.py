@@ -202,7 +202,7 @@ def test_anything_else_is_a_reload():
 
     assert change_between(plan, _touched(plan, **{"1/model_py": 9})) is Change.RELOAD
     assert change_between(plan, _touched(plan, new_txt=0)) is Change.RELOAD
-    assert change_between(plan, replace(plan, directory="/elsewhere/m")) is Change.RELOAD
+    assert change_between(plan, replace(plan, source="/elsewhere/m")) is Change.RELOAD
     changed = replace(plan, config=replace(plan.config, input=(ModelInput("B"),)))
     assert change_between(plan, _touched(changed, config_pbtxt=9)) is Change.RELOAD
 
@@ -247,3 +247,13 @@ def test_a_plan_with_settings(tmp_path: Path):
     assert isinstance(plan, ModelPlan)
     assert plan.config.max_batch_size == 64
     assert isinstance(plan.config, ModelConfig)
+
+
+def test_a_renamed_model_has_the_new_name_whatever_its_configuration_says(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "config.pbtxt").write_text('name: "inner" backend: "identity" max_batch_size: 1')
+
+    plan = load_plan(ModelLocation("outer", str(tmp_path), "", is_renamed=True))
+
+    assert isinstance(plan, ModelPlan)
+    assert (plan.name, plan.config.name) == ("outer", "outer")

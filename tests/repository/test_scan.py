@@ -11,11 +11,12 @@ from merrow.repository.scan import (
     ModelLocation,
     RepositoryError,
     find_model,
+    list_container_models,
     list_models,
     read_labels,
     read_modification_times,
     read_warmup_file,
-    remove_file_overrides,
+    remove_temporary_directory,
     scan_model,
     write_file_overrides,
 )
@@ -188,7 +189,7 @@ def test_files_of_a_load_request_become_a_directory():
         assert found == {"1/model.py": b"a", "labels.txt": b"b"}
         assert (Path(directory) / "1" / "sub" / "x").read_bytes() == b"c"
     finally:
-        remove_file_overrides(directory)
+        remove_temporary_directory(directory)
     assert not os.path.exists(directory)
 
 
@@ -208,3 +209,35 @@ def test_files_of_a_load_request_that_contradict_each_other_leave_nothing(
     with pytest.raises(InternalError, match="failed to write"):
         write_file_overrides({"1": b"a", "1/model.py": b"b"})
     assert list(tmp_path.iterdir()) == []
+
+
+class TestContainers:
+    """Directories that a platform brings."""
+
+    def test_a_model_of_its_own(self, tmp_path):
+        (tmp_path / "1").mkdir()
+        (tmp_path / "config.pbtxt").touch()
+        assert list_container_models(str(tmp_path), "n") == [
+            ModelLocation("n", str(tmp_path), str(tmp_path), is_renamed=True)
+        ]
+
+    def test_the_first_of_several_is_served(self, tmp_path):
+        for name in ("b", "a", "c"):
+            (tmp_path / name).mkdir()
+        for name in ("b", "a"):
+            (tmp_path / name / "config.pbtxt").touch()
+        found = list_container_models(str(tmp_path), "n")
+        assert [(each.name, each.directory, each.is_renamed) for each in found] == [
+            ("n", str(tmp_path / "a"), True),
+            ("b", str(tmp_path / "b"), False),
+        ]
+
+    def test_or_the_ensemble(self, tmp_path):
+        for name, text in (("a", 'platform: "x"'), ("b", "platform : 'ensemble'"), ("c", "")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "config.pbtxt").write_text(text)
+        assert [each.name for each in list_container_models(str(tmp_path), "n")] == ["n", "a", "c"]
+
+    def test_or_there_is_nothing(self, tmp_path):
+        with pytest.raises(RepositoryError, match=r"failed to register '.*/none', repository not found"):
+            list_container_models(str(tmp_path / "none"), "n")

@@ -150,7 +150,9 @@ def test_a_timed_out_request_is_refused():
 
     assert queue.next_timeout_ns() == 1000
     assert queue.expire(999) == []
-    assert queue.expire(1000) == [late]
+    (refusal,) = queue.expire(1000)
+    assert refusal.request is late
+    assert refusal.error.message == "Request timeout expired"
     assert len(queue) == 0
     assert queue.next_timeout_ns() is None
 
@@ -193,8 +195,8 @@ def test_a_client_that_leaves_is_taken_out():
     queue = batcher()
     gone, stays = fill(queue, [request(), request()])
 
-    assert queue.remove(gone)
-    assert not queue.remove(gone)
+    assert queue.cancel(gone, 0) == [gone]
+    assert queue.cancel(gone, 0) == []
     assert queue.decide(0) == RunBatch((stays,))
 
 
@@ -229,7 +231,7 @@ def test_random_events_lose_and_repeat_nothing(seed):
     for _ in range(300):
         now_ns += chance.randrange(400)
         for refused in queue.expire(now_ns):
-            waiting.remove(refused)
+            waiting.remove(refused.request)
             ended.append(refused)
         event = chance.random()
         if event < 0.6:
@@ -243,7 +245,7 @@ def test_random_events_lose_and_repeat_nothing(seed):
                 pass
         elif event < 0.65 and waiting:
             gone = chance.choice(waiting)
-            assert queue.remove(gone)
+            assert queue.cancel(gone, 0) == [gone]
             waiting.remove(gone)
         elif (batch := queue.decide(now_ns)) is not None:
             assert 0 < sum(each.batch_size for each in batch.requests) <= max_batch_size

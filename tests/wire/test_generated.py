@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from merrow.wire._generated import grpc_service_pb2, health_pb2, model_config_pb2
+from merrow.wire._generated import (
+    grpc_service_pb2,
+    health_pb2,
+    model_config_pb2,
+    reflection_v1_pb2,
+    reflection_v1alpha_pb2,
+)
 from merrow.wire._generated.pool import POOL
 
 ROOT = Path(__file__).parents[2]
@@ -44,12 +50,21 @@ def test_they_are_the_published_ones_field_by_field():
 
 def test_the_health_messages_are_those_of_grpc():
     published = pytest.importorskip("grpc_health.v1.health_pb2")
-    shape = _shape_of(health_pb2.DESCRIPTOR)
-    theirs = _shape_of(published.DESCRIPTOR)
 
-    # We offer neither `Watch` nor the status that belongs to it.
-    assert shape["grpc.health.v1.HealthCheckRequest"] == theirs["grpc.health.v1.HealthCheckRequest"]
-    assert shape["grpc.health.v1.HealthCheckResponse"] == theirs["grpc.health.v1.HealthCheckResponse"]
+    ours, theirs = _shape_of(health_pb2.DESCRIPTOR), _shape_of(published.DESCRIPTOR)
+
+    for name in ("HealthCheckRequest", "HealthCheckResponse"):
+        assert ours[f"grpc.health.v1.{name}"] == theirs[f"grpc.health.v1.{name}"]
+
+
+def test_the_reflection_messages_are_those_of_grpc():
+    published = pytest.importorskip("grpc_reflection.v1alpha.reflection_pb2")
+
+    assert _shape_of(reflection_v1alpha_pb2.DESCRIPTOR) == _shape_of(published.DESCRIPTOR)
+    ours = {
+        name.replace(".v1.", ".v1alpha."): fields for name, fields in _shape_of(reflection_v1_pb2.DESCRIPTOR).items()
+    }
+    assert ours.keys() == _shape_of(published.DESCRIPTOR).keys()
 
 
 def test_importing_them_pulls_in_nothing_else():
@@ -58,6 +73,8 @@ def test_importing_them_pulls_in_nothing_else():
         "merrow.wire._generated.health_pb2",
         "merrow.wire._generated.model_config_pb2",
         "merrow.wire._generated.pool",
+        "merrow.wire._generated.reflection_v1_pb2",
+        "merrow.wire._generated.reflection_v1alpha_pb2",
     }
 
 

@@ -16,6 +16,7 @@ from merrow.core.errors import (
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor, encode_bytes_elements
 from merrow.wire.infer_json import BINARY_OUTPUT, BINARY_OUTPUTS, JSON_OUTPUT, JSON_OUTPUTS, InferJsonCodec, OutputForm
+from tests.wire.memory_slice import MemorySlice
 
 FLOATS = struct.pack("<16f", *range(16))
 TENSOR = '"name":"INPUT0","datatype":"FP32","shape":[1,16]'
@@ -48,9 +49,9 @@ class Regions:
     def __init__(self, byte_size):
         self.memory = bytearray(byte_size)
 
-    def view(self, name, offset, byte_size):
+    def find(self, name, offset, byte_size):
         assert name == "r"
-        return memoryview(self.memory)[offset : offset + byte_size]
+        return MemorySlice(self.memory, offset, byte_size)
 
 
 def make_codec(max_input_byte_size=1 << 20, regions=None):
@@ -270,12 +271,12 @@ class TestKnownHeaders:
 
     @pytest.mark.parametrize("name", ["shared_memory_region", "shared\\u005fmemory_region"])
     def test_a_region_is_looked_up_each_time(self, name):
-        views = []
+        found = []
 
         class ChangingRegions:
-            def view(self, name, offset, byte_size):
-                views.append(memoryview(bytearray(byte_size)))
-                return views[-1]
+            def find(self, name, offset, byte_size):
+                found.append(MemorySlice(bytearray(byte_size)))
+                return found[-1]
 
         codec = make_codec(regions=ChangingRegions())
         text = (
@@ -285,7 +286,7 @@ class TestKnownHeaders:
 
         forms = [decode(text, FLOATS, codec)[1] for _ in range(2)]
 
-        assert [form.by_name["OUTPUT0"].region for form in forms] == views
+        assert [form.by_name["OUTPUT0"].region for form in forms] == found
 
 
 class TestRequestParameters:
@@ -690,7 +691,7 @@ class TestRequestedOutputs:
 
 
 class TestSharedMemory:
-    def test_an_input_views_its_region(self):
+    def test_an_input_is_a_copy_of_its_region_made_when_it_is_looked_at(self):
         regions = Regions(64)
         regions.memory[8:10] = b"\5\6"
         item = (
@@ -700,8 +701,11 @@ class TestSharedMemory:
 
         request, _ = decode('{"inputs":[' + item + "]}", codec=make_codec(regions=regions))
 
-        assert request.inputs["A"].data == b"\5\6"
-        assert request.inputs["A"].data.obj is regions.memory
+        assert request.inputs["A"].byte_size == 2
+        regions.memory[9] = 7
+        assert request.inputs["A"].data == b"\5\7"
+        regions.memory[9] = 8
+        assert request.inputs["A"].data == b"\5\7"
 
     def test_an_unknown_region_is_not_found(self):
         item = "{" + TENSOR + ',"parameters":{"shared_memory_region":"r"}}'
@@ -713,9 +717,11 @@ class TestSharedMemory:
         codec = make_codec(regions=regions)
         parameters = '{"shared_memory_region":"r","shared_memory_offset":8,"shared_memory_byte_size":72}'
 
-        _, forms = decode('{"inputs":[],"outputs":[{"name":"OUTPUT0","parameters":' + parameters + "}]}", codec=codec)
+        text = '{"inputs":[],"outputs":[{"name":"OUTPUT0","parameters":' + parameters + "}]}"
+        request, forms = decode(text, codec=codec)
         length, parts = codec.encode(Response("ident", 1, outputs=[output(FLOATS)]), forms)
 
+        assert request.output_regions == {"OUTPUT0": forms.by_name["OUTPUT0"].region}
         assert regions.memory == bytes(8) + FLOATS + bytes(8)
         assert (length, b"".join(parts)) == (
             None,

@@ -30,6 +30,7 @@ from merrow.wire.infer_proto import (
     parse_infer_request,
     parse_model_version,
 )
+from tests.wire.memory_slice import MemorySlice
 
 CONFIG = ModelConfig(name="m")
 BATCHING = ModelConfig(name="m", max_batch_size=4)
@@ -49,10 +50,10 @@ class Regions:
     def __init__(self) -> None:
         self.content = bytearray(range(64))
 
-    def view(self, name: str, offset: int, byte_size: int) -> memoryview:
+    def find(self, name: str, offset: int, byte_size: int) -> MemorySlice:
         if name != "r":
             raise NotFoundError(f"Unable to find shared memory region: '{name}'")
-        return memoryview(self.content)[offset : offset + byte_size]
+        return MemorySlice(self.content, offset, byte_size)
 
 
 def _message(
@@ -474,7 +475,8 @@ def test_inputs_in_shared_memory_leave_raw_contents_to_the_others():
 
         assert request.inputs["IN0"].data == bytes(range(16, 24))
         assert request.inputs["IN1"].data == bytes(8)
-        assert bytes(forms.regions["A"]) == bytes(range(16, 20))
+        assert forms.regions["A"].read() == bytes(range(16, 20))
+        assert request.output_regions == {"A": forms.regions["A"]}
 
 
 def test_shared_memory_that_is_not_there():
@@ -612,7 +614,7 @@ def test_classes_of_what_has_no_order():
 
 def test_an_output_in_shared_memory_leaves_an_empty_place():
     content = bytearray(20)
-    forms = ProtoOutputForms(regions={"A": memoryview(content)[2:18]})
+    forms = ProtoOutputForms(regions={"A": MemorySlice(content, 2, 16)})
     response = Response("m", 1, outputs=[_tensor("A"), _tensor("B")])
 
     decoded = ModelInferResponse.FromString(_encode(response, forms))
@@ -622,7 +624,7 @@ def test_an_output_in_shared_memory_leaves_an_empty_place():
 
 
 def test_an_output_that_shared_memory_cannot_hold():
-    forms = ProtoOutputForms(regions={"A": memoryview(bytearray(15))})
+    forms = ProtoOutputForms(regions={"A": MemorySlice(bytearray(15))})
 
     with pytest.raises(InternalError) as error:
         _encode(Response("m", 1, outputs=[_tensor("A")]), forms)

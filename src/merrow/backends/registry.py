@@ -25,6 +25,30 @@ def backend_of(name: str) -> Backend:
         from merrow.backends.identity import IdentityBackend
 
         return IdentityBackend()
+    if name == "repeat":
+        from merrow.backends.probes.repeat import RepeatBackend
+
+        return RepeatBackend()
+    if name == "square":
+        from merrow.backends.probes.square import SquareBackend
+
+        return SquareBackend()
+    if name == "sequence":
+        from merrow.backends.probes.sequence import SequenceBackend
+
+        return SequenceBackend()
+    if name == "dyna_sequence":
+        from merrow.backends.probes.dyna_sequence import DynaSequenceBackend
+
+        return DynaSequenceBackend()
+    if name == "implicit_state":
+        from merrow.backends.probes.implicit_state import ImplicitStateBackend
+
+        return ImplicitStateBackend()
+    if name == "iterative_sequence":
+        from merrow.backends.probes.iterative_sequence import IterativeSequenceBackend
+
+        return IterativeSequenceBackend()
     raise InvalidArgumentError(
         f"unable to find backend library for backend '{name}', try specifying runtime on the model configuration."
     )

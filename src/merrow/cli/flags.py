@@ -10,9 +10,14 @@ Source: Triton, command_line_parser.cc.
 import difflib
 import re
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from merrow.core.restrictions import ApiCategory
+
+# Where the help's second column begins.
+_HELP_COLUMN = 34
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -30,7 +35,8 @@ class Flag:
     """One flag: its name without dashes, how its value is read, and its help.
 
     `read` turns the text of a value into the value and raises `FlagError`. A switch takes no value and is True when
-    given. `value_name` is what the help calls the value.
+    given. `value_name` is what the help calls the value. `may_repeat`: all values given count, not only the last.
+    `has_settings`: a value is `[<owner>,]<setting>=<value>`, which a configuration file may have as tables.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Flag:
     help: str
     value_name: str = "string"
     is_switch: bool = False
+    may_repeat: bool = False
+    has_settings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,27 @@ class GivenFlag:
     flag: Flag
     value: Any
     text: str
+
+
+@dataclass(slots=True)
+class FlagValues:
+    """The given flags by name; the last of several counts, unless all are asked for."""
+
+    given: Sequence[GivenFlag]
+    by_name: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for flag in self.given:
+            self.by_name.setdefault(flag.flag.name, []).append(flag.value)
+
+    def all(self, *names: str) -> tuple[Any, ...]:
+        return tuple(flag.value for flag in self.given if flag.flag.name in names)
+
+    def last(self, name: str, default: Any) -> Any:
+        return self.by_name[name][-1] if name in self.by_name else default
+
+    def has(self, name: str) -> bool:
+        return name in self.by_name
 
 
 def parse_flags(arguments: Sequence[str], groups: Sequence[FlagGroup]) -> list[GivenFlag]:
@@ -91,15 +120,39 @@ def parse_flags(arguments: Sequence[str], groups: Sequence[FlagGroup]) -> list[G
     return given
 
 
-def format_help(usage: str, groups: Sequence[FlagGroup]) -> str:
-    """The text of `--help`."""
-    lines = [usage]
+def format_help(
+    introduction: str, groups: Sequence[FlagGroup], notes: Mapping[str, str] | None = None, width: int = 100
+) -> str:
+    """The text of `--help`: the introduction, then a column of flags and one of what they do.
+
+    Args:
+        notes: what is to be said of a flag besides its help, by its name.
+        width: columns of the terminal.
+    """
+    lines = [introduction.rstrip()]
+    indent = " " * _HELP_COLUMN
     for group in groups:
         lines += ["", f"{group.heading}:"]
         for flag in group.flags:
-            lines.append(f"  --{flag.name}" if flag.is_switch else f"  --{flag.name} <{flag.value_name}>")
-            lines += textwrap.wrap(flag.help, width=96, initial_indent="        ", subsequent_indent="        ")
+            name = f"  --{flag.name}" if flag.is_switch else f"  --{flag.name} {_value_text(flag)}"
+            text = flag.help
+            if flag.may_repeat and "several times" not in text:
+                text += " May be given several times."
+            if notes and flag.name in notes:
+                text += f" [{notes[flag.name]}]"
+            help_lines = textwrap.wrap(
+                text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+            )
+            if len(name) < _HELP_COLUMN - 1 and help_lines:
+                lines.append(name.ljust(_HELP_COLUMN) + help_lines.pop(0).lstrip())
+            else:
+                lines.append(name)
+            lines += help_lines
     return "\n".join(lines) + "\n"
+
+
+def _value_text(flag: Flag) -> str:
+    return flag.value_name if flag.value_name.startswith("<") else f"<{flag.value_name}>"
 
 
 def read_string(text: str) -> str:
@@ -187,6 +240,34 @@ def read_backend_setting(text: str) -> tuple[str, str, str]:
             f"<setting>=<value>. Got {text}\n"
         )
     return backend, setting, value
+
+
+def read_restriction(flag_name: str, feature_type: str) -> Callable[[str], tuple[tuple[ApiCategory, ...], str, str]]:
+    """A reader of `<category>,<category>...:<key>=<value>`; `feature_type` is what Triton calls the categories."""
+
+    def read(text: str) -> tuple[tuple[ApiCategory, ...], str, str]:
+        names, colon, rest = text.partition(":")
+        key, equals, value = rest.partition("=")
+        if not (colon and equals and names and key and value):
+            raise FlagError(f"--{flag_name} option format is '<config name>:<setting>=<value>'. Got {text}\n")
+        categories = []
+        for name in names.split(","):
+            try:
+                categories.append(ApiCategory(name))
+            except ValueError:
+                known = ", ".join(category.value for category in ApiCategory)
+                raise FlagError(f"unknown restricted {feature_type} '{name}' \nKnown are: {known}") from None
+        return tuple(categories), key, value
+
+    return read
+
+
+def read_port_range(text: str) -> tuple[int, int]:
+    """`<integer>-<integer>`: the first and the last port."""
+    first, separator, last = text.partition("-")
+    if not separator:
+        raise FlagError(f"--sagemaker-safe-port-range option format is '<integer>-<integer>'. Got {text}\n")
+    return _read_integer(first, 0, 65535), _read_integer(last, 0, 65535)
 
 
 def _find_flag(name: str, known: dict[str, Flag]) -> Flag:

@@ -1,19 +1,22 @@
 """`merrow`: the command line, and the only reader of argv and the environment.
 
-    merrow serve --model-repository=DIR [flags]     serve models; flags as `tritonserver` has them
+    merrow serve --model-repository=DIR [flags]     serve models; flags as `tritonserver` has them, which may also
+                                                    come from a file or from variables (`sources`)
     merrow --version
 
 Exit codes are Triton's: 0 after a clean end, 1 when the command line is wrong or the server cannot start or stop.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
 import merrow
 from merrow.cli.flags import FlagError, format_help, parse_flags
-from merrow.cli.serve_flags import SERVE_FLAGS
+from merrow.cli.serve_flags import NO_EFFECT, SERVE_FLAGS
 from merrow.cli.serve_settings import ServeCommand, build_serve_command
+from merrow.cli.sources import gather_flags
 from merrow.server import run
 from merrow.settings import SettingsError
 
@@ -23,6 +26,16 @@ Usage: merrow serve --model-repository=DIR [options]
        merrow --version
 """
 _SERVE_USAGE = "Usage: merrow serve --model-repository=DIR [options]"
+_SERVE_HELP = f"""\
+{_SERVE_USAGE}
+
+Serves the models of a repository over HTTP, gRPC and a port for metrics. Options are Triton's, by Triton's names, and
+some of merrow's own: --name value or --name=value; a name may be cut short while it is unambiguous; booleans are true,
+on, 1 or false, off, 0.
+
+Every option can also be set in a file (--config=merrow.toml, http-port = 8000) and by a variable of the environment
+(MERROW_HTTP_PORT=8000). The command line counts for more than the environment, and that for more than the file.
+"""
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
@@ -47,19 +60,28 @@ def _serve(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         given = parse_flags(arguments, SERVE_FLAGS)
         if any(flag.flag.name == "help" for flag in given):
-            print(format_help(_SERVE_USAGE, SERVE_FLAGS), end="")
+            print(_serve_help(), end="")
             return 0
+        given, warnings = gather_flags(given, SERVE_FLAGS, environment)
         command = build_serve_command(
-            given, escapes_log_messages=environment.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0"
+            given,
+            escapes_log_messages=environment.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0",
+            environment=environment,
         )
     except (FlagError, SettingsError) as error:
         print(f"{_SERVE_USAGE}\n       merrow serve --help tells the options\n\n{error}", file=sys.stderr)
         return 1
-    return _run(command)
+    return _run(command, warnings)
 
 
-def _run(command: ServeCommand) -> int:
+def _serve_help() -> str:
+    notes = {name: f"no effect: {reason}" for name, reason in NO_EFFECT.items()}
+    width = max(80, min(shutil.get_terminal_size((100, 24)).columns, 120))
+    return format_help(_SERVE_HELP, SERVE_FLAGS, notes, width)
+
+
+def _run(command: ServeCommand, warnings: Sequence[str]) -> int:
     if not command.settings.repository.model_repositories:
         print("error: creating server: Invalid argument - --model-repository must be specified", file=sys.stderr)
         return 1
-    return run(command.settings, command.warnings)
+    return run(command.settings, (*warnings, *command.warnings))

@@ -1,6 +1,7 @@
 """One inference response, as the core knows it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from merrow.core.errors import ServerError
 from merrow.core.tensor import Tensor
@@ -35,6 +36,35 @@ class Response:
         self.is_final = is_final
         self.is_empty = is_empty
 
+    @property
+    def weight(self) -> int:
+        """How much of a window of bytes in flight it takes: its tensors, and something for itself."""
+        weight = 64
+        for tensor in self.outputs:
+            weight += len(tensor.data)
+        return weight
+
     def __repr__(self) -> str:
         content = repr(self.error) if self.error else repr(list(self.outputs))
         return f"Response({self.model_name!r}, {self.model_version}, {self.id!r}, {content})"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTimes:
+    """How long one response of a decoupled request took (monotonic nanoseconds); `index` counts from 0."""
+
+    index: int
+    start_ns: int
+    output_start_ns: int
+    end_ns: int
+
+
+class TimedResponse(Response):
+    """A response whose model measures each one. One that is empty and not final is only counted, never sent.
+
+    Source: Triton, TRITONBACKEND_ModelInstanceReportResponseStatistics.
+    """
+
+    __slots__ = ("times",)
+
+    times: ResponseTimes

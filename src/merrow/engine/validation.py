@@ -87,7 +87,8 @@ class RequestValidator:
                     break
                 if known.byte_size is None:
                     _check_bytes_elements(request, rule.name, self._model_name, tensor.data, known.element_count)
-                elif known.byte_size != len(tensor.data):
+                # Most tensors have their bytes at hand, and a property costs more than the test.
+                elif known.byte_size != (len(tensor.data) if tensor.__class__ is Tensor else tensor.byte_size):
                     break
                 rows = known.rows
             else:
@@ -100,17 +101,13 @@ class RequestValidator:
 
     def batch_key_needed(self) -> bool:
         """Whether requests can differ so that they may not share a batch."""
-        return self._has_optional or any(rule.must_match for rule in self._rules.values())
+        return self._has_optional or any(rule.must_match or rule.is_shape_tensor for rule in self._rules.values())
 
     def batch_key(self, request: Request) -> Hashable:
-        """Equal for requests that may share a batch: same inputs, and same shapes where they vary."""
+        """Equal for requests that may share a batch: same inputs, same shapes where they vary, same shape tensors."""
         rules = self._rules
         return tuple(
-            sorted(
-                (name, tensor.shape[1:] if rules[name].must_match else ())
-                for name, tensor in request.inputs.items()
-                if name in rules
-            )
+            sorted((name, _batch_key(rules[name], tensor)) for name, tensor in request.inputs.items() if name in rules)
         )
 
     def _validate_slowly(self, request: Request) -> None:
@@ -237,10 +234,10 @@ class RequestValidator:
             _check_bytes_elements(request, label, model_name, tensor.data, elements)
         else:
             byte_size = elements * element_byte_size
-            if byte_size != len(tensor.data):
+            if byte_size != tensor.byte_size:
                 raise InvalidArgumentError(
                     f"{prefix}input byte size mismatch for input '{label}' for model '{model_name}'. Expected "
-                    f"{byte_size}, got {len(tensor.data)}"
+                    f"{byte_size}, got {tensor.byte_size}"
                 )
         model_shape = shape
         if rule.reshape is not None:
@@ -313,6 +310,13 @@ class ResponseShaper:
 def format_shape(shape: Sequence[int]) -> str:
     """A shape as Triton prints it: `[1,16]`."""
     return "[" + ",".join(map(str, shape)) + "]"
+
+
+def _batch_key(rule: _InputRule, tensor: Tensor) -> Hashable:
+    if rule.is_shape_tensor:
+        # Of the whole batch there is one.
+        return (*tensor.shape, bytes(tensor.data))
+    return tuple(tensor.shape[1:]) if rule.must_match else ()
 
 
 def _label(request: Request, name: str) -> str:

@@ -21,22 +21,29 @@ from merrow.core.model_config import ModelConfig, ModelWarmup, ModelWarmupInput
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor, element_count
-from merrow.engine.driver import ModelDriver
 from merrow.engine.validation import RequestValidator
+from merrow.places.base import PlacedInstance
 
 _LOG = logging.getLogger("merrow.engine")
+
+RunOn = Callable[[PlacedInstance, Sequence[Request], int], None]
+"""Hands validated requests to one instance as one batch, past the queue; the number is the time."""
 
 _NO_ID = "[request id: <id_unknown>] "
 
 
 @dataclass(frozen=True, slots=True)
 class WarmupSample:
-    """One sample: how many requests run together, how often, and what each carries."""
+    """One sample: how many requests run together, how often, and what each carries.
+
+    `control_inputs` are those that no client sends: controls and states of a model that batches sequences.
+    """
 
     name: str
     request_count: int
     iteration_count: int
     inputs: Mapping[str, Tensor]
+    control_inputs: Mapping[str, Tensor]
 
 
 def plan_samples(config: ModelConfig, read_file: Callable[[str], bytes]) -> list[WarmupSample]:
@@ -49,16 +56,21 @@ def plan_samples(config: ModelConfig, read_file: Callable[[str], bytes]) -> list
         ServerError: a setting is incomplete, or a file is missing or too short.
     """
     rows = (1,) if config.max_batch_size else ()
-    return [
-        WarmupSample(
-            warmup.name,
-            warmup.batch_size,
-            max(1, warmup.count),
-            {name: _tensor(name, setting, rows, read_file) for name, setting in warmup.inputs.items()},
-        )
-        for warmup in config.model_warmup
-        if _is_wanted(warmup)
-    ]
+    controls = _control_names(config)
+    samples = []
+    for warmup in config.model_warmup:
+        if _is_wanted(warmup):
+            tensors = {name: _tensor(name, setting, rows, read_file) for name, setting in warmup.inputs.items()}
+            samples.append(
+                WarmupSample(
+                    warmup.name,
+                    warmup.batch_size,
+                    max(1, warmup.count),
+                    {name: tensor for name, tensor in tensors.items() if name not in controls},
+                    {name: tensor for name, tensor in tensors.items() if name in controls},
+                )
+            )
+    return samples
 
 
 async def warm_up(
@@ -66,7 +78,8 @@ async def warm_up(
     model_version: int,
     samples: Sequence[WarmupSample],
     validator: RequestValidator,
-    driver: ModelDriver,
+    run_on: RunOn,
+    instances: Sequence[PlacedInstance],
     clock: Clock,
 ) -> None:
     """Run every sample on every instance, one after another.
@@ -74,8 +87,9 @@ async def warm_up(
     Raises:
         InvalidArgumentError: a sample failed.
     """
-    for instance in driver.instances:
+    for instance in instances:
         for sample in samples:
+            start_ns = clock()
             for _ in range(sample.iteration_count):
                 sink = _Sink(sample.request_count)
                 try:
@@ -88,14 +102,23 @@ async def warm_up(
                         request = Request(model_name, model_version, sink, inputs)
                         request.arrival_ns = clock()
                         validator.validate(request)
+                        if sample.control_inputs:
+                            request.inputs = {**request.inputs, **sample.control_inputs}
                         requests.append(request)
-                    driver.run_on(instance, requests, clock())
+                    run_on(instance, requests, clock())
                     await sink.done
                 except ServerError as error:
                     raise InvalidArgumentError(
                         f"failed to run warmup sample '{sample.name}': {error.message}; "
                     ) from None
-            _LOG.info("warmed up instance '%s' with sample '%s'", instance.name, sample.name)
+            _LOG.info(
+                "warmed up instance '%s' with sample '%s' in %.1f ms: %d x %d requests",
+                instance.name,
+                sample.name,
+                (clock() - start_ns) / 1e6,
+                sample.iteration_count,
+                sample.request_count,
+            )
 
 
 class _Sink:
@@ -113,6 +136,16 @@ class _Sink:
             self.done.set_exception(response.error)
         elif not self._expected:
             self.done.set_result(None)
+
+
+def _control_names(config: ModelConfig) -> frozenset[str]:
+    """Inputs that the server adds to the requests of a sequence."""
+    batching = config.sequence_batching
+    if batching is None:
+        return frozenset()
+    return frozenset(control.name for control in batching.control_input) | {
+        state.input_name for state in batching.state
+    }
 
 
 def _is_wanted(warmup: ModelWarmup) -> bool:
@@ -135,9 +168,10 @@ def _tensor(name: str, setting: ModelWarmupInput, rows: tuple[int, ...], read_fi
         data = read_file(setting.input_data_file)
         if datatype != BYTES:
             if len(data) < byte_size:
+                # The missing space is Triton's.
                 raise InvalidArgumentError(
                     f"{_NO_ID}warmup setting expects {byte_size} bytes, but the data provided from "
-                    f"{setting.input_data_file} only has {len(data)} bytes"
+                    f"{setting.input_data_file}only has {len(data)} bytes"
                 )
             data = data[:byte_size]
     elif setting.random_data and datatype in NUMPY_DTYPES and datatype != BYTES:

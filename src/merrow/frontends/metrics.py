@@ -3,11 +3,13 @@
 Source: Triton, http_server.cc, HTTPMetricsServer.
 """
 
+import asyncio
 import logging
 
 from merrow.engine.engine import Engine
 from merrow.net.exchange import Exchange, Header
-from merrow.observe.metrics import CONTENT_TYPE
+from merrow.observe.exposition import CONTENT_TYPE
+from merrow.observe.metrics_page import MetricsPage
 
 _LOG = logging.getLogger("merrow.frontends.metrics")
 
@@ -16,20 +18,50 @@ _TEXT_HEADERS: tuple[Header, ...] = ((b"Content-Type", b"text/plain"),)
 
 
 class MetricsFrontend:
-    """An `HttpApplication` that answers `/metrics`, and as Triton does, anything else with nothing."""
+    """An `HttpApplication` that answers `/metrics`, and as Triton does, anything else with nothing.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        page: asked, on a thread, for figures that take a while to read.
+    """
+
+    def __init__(self, engine: Engine, page: MetricsPage) -> None:
         self._engine = engine
+        self._page = page
+        # Those who ask while the figures are read wait for the same reading.
+        self._refreshing: asyncio.Task[None] | None = None
+        self._waiting: list[Exchange] = []
 
     def on_exchange(self, exchange: Exchange) -> None:
+        if exchange.method != b"GET":
+            exchange.respond(405, _TEXT_HEADERS, (b'{"error":"Method Not Allowed"}',))
+        elif exchange.target.partition(b"?")[0] not in (b"/metrics", b"/metrics/"):
+            exchange.respond(200, METRICS_HEADERS, ())
+        elif self._page.must_refresh:
+            self._waiting.append(exchange)
+            if self._refreshing is None:
+                self._refreshing = asyncio.ensure_future(self._refresh())
+        else:
+            self._answer(exchange)
+
+    async def close(self) -> None:
+        """Wait until everything is answered."""
+        if self._refreshing is not None:
+            await self._refreshing
+
+    async def _refresh(self) -> None:
         try:
-            if exchange.method != b"GET":
-                exchange.respond(405, _TEXT_HEADERS, (b'{"error":"Method Not Allowed"}',))
-            elif exchange.target.partition(b"?")[0] in (b"/metrics", b"/metrics/"):
-                text = self._engine.metrics_text()
-                exchange.respond(200, METRICS_HEADERS, (text.encode("utf-8", "surrogateescape"),))
-            else:
-                exchange.respond(200, METRICS_HEADERS, ())
+            await asyncio.to_thread(self._page.refresh)
+        except Exception:
+            _LOG.exception("unexpected error while reading what the metrics tell")
+        self._refreshing = None
+        waiting, self._waiting = self._waiting, []
+        for exchange in waiting:
+            self._answer(exchange)
+
+    def _answer(self, exchange: Exchange) -> None:
+        try:
+            text = self._engine.metrics_text()
+            exchange.respond(200, METRICS_HEADERS, (text.encode("utf-8", "surrogateescape"),))
         except Exception:
             _LOG.exception("unexpected error in the metrics")
             exchange.respond(500, _TEXT_HEADERS, (b'{"error":"unexpected error in the server; its log tells more"}',))

@@ -16,12 +16,74 @@ _ALLOCATION_FACTOR = 64
 _HUGE_PAGES_BYTE_SIZE = 16 * 1024 * 1024
 
 
-class BodyBuffer:
-    """Collects a body of `byte_size` bytes; `is_complete` once all are there."""
+class ReceiveBudgetError(MemoryError):
+    """As many bytes are being received as may be; the text is for the client."""
 
-    __slots__ = ("_body", "_start", "_view", "byte_size", "received_byte_size")
+
+class ReceiveBudget:
+    """Memory for bodies that are being received, over all connections: what is taken must be given back."""
+
+    __slots__ = ("_available_byte_size", "_byte_size")
 
     def __init__(self, byte_size: int) -> None:
+        self._byte_size = self._available_byte_size = byte_size
+
+    @property
+    def taken_byte_size(self) -> int:
+        return self._byte_size - self._available_byte_size
+
+    def take(self, byte_size: int) -> None:
+        """
+        Raises:
+            ReceiveBudgetError: there is not so much left.
+        """
+        if byte_size > self._available_byte_size:
+            raise ReceiveBudgetError(
+                f"the requests that are being received together exceed the limit of {self._byte_size} bytes; try again"
+            )
+        self._available_byte_size -= byte_size
+
+    def give_back(self, byte_size: int) -> None:
+        self._available_byte_size += byte_size
+
+
+class BudgetShare:
+    """What one body has taken of the budget; given back by `release`, or when nobody holds the body any more."""
+
+    __slots__ = ("_budget", "_byte_size")
+
+    def __init__(self, budget: ReceiveBudget) -> None:
+        self._budget = budget
+        self._byte_size = 0
+
+    def grow_to(self, byte_size: int) -> None:
+        """
+        Raises:
+            ReceiveBudgetError: there is not so much left.
+        """
+        if byte_size > self._byte_size:
+            self._budget.take(byte_size - self._byte_size)
+            self._byte_size = byte_size
+
+    def release(self) -> None:
+        byte_size, self._byte_size = self._byte_size, 0
+        self._budget.give_back(byte_size)
+
+    def __del__(self) -> None:
+        # A body is abandoned in many places: connections are lost, streams reset, requests refused.
+        self.release()
+
+
+class BodyBuffer:
+    """Collects a body of `byte_size` bytes; `is_complete` once all are there.
+
+    `budget` is where the memory for it is accounted for, from the first piece on until the body is taken.
+    """
+
+    __slots__ = ("_body", "_share", "_start", "_view", "byte_size", "received_byte_size")
+
+    def __init__(self, byte_size: int, budget: ReceiveBudget) -> None:
+        self._share = BudgetShare(budget)
         self.byte_size = byte_size
         self.received_byte_size = 0
         # What came before the buffer was allocated, and the buffer; or the whole body, if it came in one piece.
@@ -41,7 +103,7 @@ class BodyBuffer:
         """Append a piece, which must not be longer than what remains. It may be kept.
 
         Raises:
-            MemoryError: there is no memory for a body of this size.
+            MemoryError: there is no memory for a body of this size, or it would be more than the budget allows.
         """
         start = self.received_byte_size
         end = self.received_byte_size = start + len(piece)
@@ -50,9 +112,11 @@ class BodyBuffer:
             self._body = piece
             return
         if self._view is None and end * _ALLOCATION_FACTOR < self.byte_size:
+            self._share.grow_to(end)
             self._start += piece
             return
         if self._view is None:
+            self._share.grow_to(self.byte_size)
             self._body = allocate(self.byte_size)
             self._view = memoryview(self._body)
             self._view[:start] = self._start
@@ -71,7 +135,13 @@ class BodyBuffer:
         """The complete body."""
         assert self.is_complete
         self._view = None
+        self._share.release()
         return self._body
+
+
+def no_memory_text(error: MemoryError, what: str = "the request's body") -> str:
+    """What a client is told whose body cannot be received."""
+    return str(error) if isinstance(error, ReceiveBudgetError) else f"not enough memory for {what}"
 
 
 def allocate(byte_size: int) -> bytearray | memoryview:

@@ -8,6 +8,7 @@ Source: RFC 9112, section 7.1; the number of chunks is Triton's limit (2.69 and 
 
 import enum
 
+from merrow.net.body import BudgetShare, ReceiveBudget
 from merrow.net.status import RequestFault
 
 _MAX_CHUNK_COUNT = 65536
@@ -28,9 +29,19 @@ class _State(enum.Enum):
 class ChunkedBody:
     """Decodes one body; `body` is whole when `is_complete`."""
 
-    __slots__ = ("_chunk_count", "_line", "_max_byte_size", "_remaining", "_state", "_trailer_budget", "body")
+    __slots__ = (
+        "_chunk_count",
+        "_line",
+        "_max_byte_size",
+        "_remaining",
+        "_share",
+        "_state",
+        "_trailer_budget",
+        "body",
+    )
 
-    def __init__(self, max_byte_size: int, max_trailer_byte_size: int) -> None:
+    def __init__(self, max_byte_size: int, max_trailer_byte_size: int, budget: ReceiveBudget) -> None:
+        self._share = BudgetShare(budget)
         self._max_byte_size = max_byte_size
         self._trailer_budget = max_trailer_byte_size
         self._state = _State.SIZE
@@ -48,7 +59,13 @@ class ChunkedBody:
 
         Raises:
             RequestFault: the encoding is broken, or the body too large.
+            ReceiveBudgetError: all bodies together are.
         """
+        position = self._feed(data, position)
+        self._share.grow_to(len(self.body))
+        return position
+
+    def _feed(self, data: bytes, position: int) -> int:
         end = len(data)
         while position < end and self._state is not _State.COMPLETE:
             if self._state is _State.SIZE and not self._line:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from merrow.core.tensor import Buffer
+from merrow.net.grpc_compression import CompressionLevel
+from merrow.observe.trace import Trace
 
 Header = tuple[bytes, bytes]
 
@@ -22,6 +24,9 @@ class Exchange(ABC):
     """
 
     __slots__ = ("body", "headers", "method", "on_disconnect", "target")
+
+    # That of an exchange whose request is traced; front doors put one on by wrapping it.
+    trace: Trace | None = None
 
     method: bytes
     target: bytes
@@ -51,6 +56,11 @@ class Exchange(ABC):
     def write(self, data: Buffer) -> None:
         """Add to a streamed answer; sent at once."""
 
+    @property
+    @abstractmethod
+    def is_writable(self) -> bool:
+        """False while more of a streamed answer than the write limit waits for a slow client; true once it has left."""
+
     @abstractmethod
     async def drain(self) -> None:
         """Wait until the client has taken enough of a streamed answer for more to be written."""
@@ -76,6 +86,9 @@ class GrpcCall(ABC):
     """
 
     __slots__ = ("metadata", "on_cancel", "on_writable", "path")
+
+    # As in `Exchange`.
+    trace: Trace | None = None
 
     path: bytes
     metadata: Sequence[Header]
@@ -133,6 +146,9 @@ class GrpcApplication(Protocol):
 
     def is_streaming(self, path: bytes) -> bool | None:
         """Whether the method streams; None when there is no such method (answered UNIMPLEMENTED by `net`)."""
+
+    def compression_of(self, path: bytes) -> CompressionLevel | None:
+        """How the responses of a method are compressed, for clients that read that; None for not at all."""
 
     def on_unary(self, call: GrpcCall, message: Buffer) -> None:
         """A unary request arrived whole; call `reply` or `finish` now or later. Must not raise."""

@@ -17,12 +17,22 @@ Source: gRPC over HTTP/2 (PROTOCOL-HTTP2.md); texts and statuses of faults are g
 import asyncio
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from merrow.core.tensor import Buffer
 from merrow.net.exchange import GrpcCall, GrpcStream, Header
-from merrow.net.grpc_message import INTERNAL, PREFIX_BYTE_SIZE, MessageFault, MessageReader, pack_prefix, unpack_prefix
+from merrow.net.grpc_compression import MAX_INLINE_BYTE_SIZE, MessageCoding, choose_coding
+from merrow.net.grpc_message import (
+    INTERNAL,
+    PREFIX_BYTE_SIZE,
+    CompressedMessage,
+    Message,
+    MessageFault,
+    MessageReader,
+    pack_prefix,
+    unpack_prefix,
+)
 from merrow.net.service import Service
 from merrow.wire.http2.connection import ServerConnection
 from merrow.wire.http2.header_block import encode_fields, encode_status
@@ -39,6 +49,11 @@ _UNAVAILABLE: Final = 14
 _HEAD_BLOCK: Final = encode_status(200) + encode_fields(((b"content-type", b"application/grpc"),))
 _OK_BLOCK: Final = encode_fields(((b"grpc-status", b"0"),))
 _REPLY: Final = ReplyTemplate(_HEAD_BLOCK, _OK_BLOCK)
+# The same for answers with compressed messages, by their coding.
+_CODED_HEAD_BLOCKS: Final = {
+    name: _HEAD_BLOCK + encode_fields(((b"grpc-encoding", name),)) for name in (b"gzip", b"deflate")
+}
+_CODED_REPLIES: Final = {name: ReplyTemplate(block, _OK_BLOCK) for name, block in _CODED_HEAD_BLOCKS.items()}
 _ACCEPT_ENCODING: Final[Header] = (b"grpc-accept-encoding", b"identity, deflate, gzip")
 
 _TIMEOUT_UNITS_NS: Final = {
@@ -146,7 +161,16 @@ class RefusedCallPlan:
 class CallPlan:
     """Hands calls to the application; what unary and streaming calls have in common."""
 
-    __slots__ = ("application", "encoding", "link", "max_message_byte_size", "metadata", "path", "timeout_ns")
+    __slots__ = (
+        "application",
+        "coding",
+        "encoding",
+        "link",
+        "max_message_byte_size",
+        "metadata",
+        "path",
+        "timeout_ns",
+    )
 
     def __init__(self, link: Http2Link, head: RequestHead, timeout_ns: int | None, encoding: str) -> None:
         self.link = link
@@ -156,18 +180,24 @@ class CallPlan:
         self.timeout_ns = timeout_ns
         self.encoding = encoding
         self.max_message_byte_size = link.service.limits.max_body_byte_size
+        # How responses are compressed.
+        self.coding = choose_coding(self.application.compression_of(head.path), head.field(b"grpc-accept-encoding"))
 
     def make_reader(self) -> MessageReader:
         encoding = None if self.encoding == "identity" else self.encoding
-        return MessageReader(encoding, self.max_message_byte_size)
+        return MessageReader(encoding, self.max_message_byte_size, self.link.service.receive_budget)
 
 
 class UnaryCallPlan(CallPlan):
-    __slots__ = ()
+    __slots__ = ("call_type",)
+
+    def __init__(self, link: Http2Link, head: RequestHead, timeout_ns: int | None, encoding: str) -> None:
+        super().__init__(link, head, timeout_ns, encoding)
+        self.call_type = UnaryCall if self.coding is None else CompressingUnaryCall
 
     def serve_whole(self, stream: Stream, body: Buffer) -> None:
         byte_size = len(body) - PREFIX_BYTE_SIZE
-        stream.receiver = call = UnaryCall(stream, self)
+        stream.receiver = call = self.call_type(stream, self)
         if 0 <= byte_size <= self.max_message_byte_size and unpack_prefix(body) == (0, byte_size):
             self.application.on_unary(call, body[PREFIX_BYTE_SIZE:])
         else:
@@ -179,7 +209,7 @@ class UnaryCallPlan(CallPlan):
             call.arm_deadline(self.timeout_ns)
 
     def serve(self, stream: Stream) -> None:
-        stream.receiver = call = UnaryCall(stream, self)
+        stream.receiver = call = self.call_type(stream, self)
         call.begin_receiving()
         if self.timeout_ns is not None:
             call.arm_deadline(self.timeout_ns)
@@ -195,7 +225,8 @@ class StreamingCallPlan(CallPlan):
         stream.receiver.on_end()
 
     def serve(self, stream: Stream) -> None:
-        stream.receiver = call = StreamingCall(stream, self)
+        call = StreamingCall(stream, self) if self.coding is None else CompressingStreamingCall(stream, self)
+        stream.receiver = call
         call.begin()
         if self.timeout_ns is not None:
             call.arm_deadline(self.timeout_ns)
@@ -318,7 +349,7 @@ class UnaryCall(Http2GrpcCall):
     def begin_receiving(self) -> None:
         """Set what only a call has whose message is put together from pieces."""
         self._reader = self._plan.make_reader()
-        self._message: Buffer | None = None
+        self._message: Message | None = None
 
     @property
     def is_receiving_message(self) -> bool:
@@ -340,7 +371,15 @@ class UnaryCall(Http2GrpcCall):
         message, self._message, self._reader = self._message, None, None
         if message is None:
             self.cancel(INTERNAL, "Unable to parse request")
-        elif self._stream is not None:
+        elif self._stream is None:
+            return
+        elif isinstance(message, CompressedMessage):
+            decompress_on_thread(self, message, self._link.service.loop, self._on_decompressed)
+        else:
+            self._plan.application.on_unary(self, message)
+
+    def _on_decompressed(self, message: Buffer) -> None:
+        if self._stream is not None:
             self._plan.application.on_unary(self, message)
 
     def on_drained(self) -> None:
@@ -354,6 +393,7 @@ class StreamingCall(Http2GrpcCall):
         "_application_stream",
         "_has_ended",
         "_has_sent_head",
+        "_is_decompressing",
         "_is_paused",
         "_reader",
         "_waiting",
@@ -367,8 +407,9 @@ class StreamingCall(Http2GrpcCall):
         self._is_paused = False
         # The client has sent everything, and the application does not know yet.
         self._has_ended = False
-        # Messages that came while the application was not reading.
-        self._waiting: deque[Buffer] = deque()
+        # Messages that came while the application was not reading, or behind one that is being decompressed.
+        self._waiting: deque[Message] = deque()
+        self._is_decompressing = False
         self._reader = self._plan.make_reader()
         self._application_stream: GrpcStream = self._plan.application.on_stream(self)
 
@@ -415,7 +456,8 @@ class StreamingCall(Http2GrpcCall):
     def resume_reading(self) -> None:
         if self._is_paused and self._stream is not None:
             self._is_paused = False
-            self._link.http2.resume_receiving(self._stream)
+            if not self._is_decompressing:
+                self._link.http2.resume_receiving(self._stream)
             # Later, because the application may be in the middle of something.
             self._link.service.loop.call_soon(self._deliver)
             if not self._link.is_receiving:
@@ -423,11 +465,36 @@ class StreamingCall(Http2GrpcCall):
 
     def _deliver(self) -> None:
         """Hand on what waits, as long as the application reads."""
-        while self._waiting and not self._is_paused and self._stream is not None:
-            self._application_stream.on_message(self._waiting.popleft())
-        if self._has_ended and not self._waiting and not self._is_paused and self._stream is not None:
+        while self._waiting and not self._is_paused and not self._is_decompressing and self._stream is not None:
+            self._hand_on(self._waiting.popleft())
+        if (
+            self._has_ended
+            and not self._waiting
+            and not self._is_paused
+            and not self._is_decompressing
+            and self._stream is not None
+        ):
             self._has_ended = False
             self._application_stream.on_half_close()
+
+    def _hand_on(self, message: Message) -> None:
+        if not isinstance(message, CompressedMessage):
+            self._application_stream.on_message(message)
+            return
+        assert self._stream is not None
+        self._is_decompressing = True
+        self._link.http2.pause_receiving(self._stream)
+        decompress_on_thread(self, message, self._link.service.loop, self._on_decompressed)
+
+    def _on_decompressed(self, message: Buffer) -> None:
+        self._is_decompressing = False
+        if self._stream is None:
+            return
+        self._waiting.appendleft(message)
+        self._deliver()
+        if not self._is_paused and not self._is_decompressing and self._stream is not None:
+            self._link.http2.resume_receiving(self._stream)
+            self._link.write_soon()
 
     # The connection's side
 
@@ -445,10 +512,10 @@ class StreamingCall(Http2GrpcCall):
             self.cancel(fault.status, fault.text)
             return
         for message in messages:
-            if self._is_paused or self._waiting:
+            if self._is_paused or self._waiting or self._is_decompressing:
                 self._waiting.append(message)
             elif self._stream is not None:
-                self._application_stream.on_message(message)
+                self._hand_on(message)
 
     def on_end(self) -> None:
         if self._stream is None:
@@ -470,3 +537,163 @@ class StreamingCall(Http2GrpcCall):
         super().end()
         self._reader = None
         self._waiting.clear()
+
+
+class CompressingUnaryCall(UnaryCall):
+    """A unary call whose reply is compressed."""
+
+    __slots__ = ()
+
+    def reply(self, parts: Sequence[Buffer]) -> None:
+        if self._stream is None:
+            return
+        byte_size = sum(len(part) for part in parts)
+        coding = self._plan.coding
+        assert coding is not None
+        if byte_size <= MAX_INLINE_BYTE_SIZE:
+            self._reply_with(compress_message(coding, parts, byte_size))
+        else:
+            compress_on_thread(self._link.service.loop, coding, parts, byte_size, self._reply_with)
+
+    def _reply_with(self, message: "_OutgoingMessage") -> None:
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        assert self._plan.coding is not None
+        is_compressed, parts, byte_size = message
+        template = _CODED_REPLIES[self._plan.coding.name]
+        prefix = pack_prefix(is_compressed, byte_size)
+        self._link.sender.send_reply(stream, template, prefix, parts, byte_size + PREFIX_BYTE_SIZE)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if not self._link.is_receiving:
+            self._link.write_soon()
+
+
+class CompressingStreamingCall(StreamingCall):
+    """A streaming call whose messages are compressed: one after another, large ones on another thread."""
+
+    __slots__ = ("_is_compressing", "_last_words", "_uncompressed", "_uncompressed_byte_size")
+
+    def begin(self) -> None:
+        # What waits behind a message that is being compressed, and how the call ends after it, if it does.
+        self._uncompressed: deque[tuple[Sequence[Buffer], int]] = deque()
+        self._uncompressed_byte_size = 0
+        self._is_compressing = False
+        self._last_words: tuple[int, str] | None = None
+        super().begin()
+
+    @property
+    def is_writable(self) -> bool:
+        if self._uncompressed_byte_size > self._link.service.limits.max_write_buffer_byte_size:
+            self._was_full = True
+            return False
+        return super().is_writable
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        if self._stream is None:
+            return
+        byte_size = sum(len(part) for part in parts)
+        self._uncompressed.append((parts, byte_size))
+        self._uncompressed_byte_size += byte_size
+        if not self._is_compressing:
+            self._compress_next()
+
+    def _compress_next(self) -> None:
+        coding = self._plan.coding
+        assert coding is not None
+        while self._uncompressed:
+            parts, byte_size = self._uncompressed.popleft()
+            if byte_size > MAX_INLINE_BYTE_SIZE:
+                self._is_compressing = True
+                compress_on_thread(self._link.service.loop, coding, parts, byte_size, self._on_compressed)
+                return
+            self._uncompressed_byte_size -= byte_size
+            self._send_message(compress_message(coding, parts, byte_size))
+
+    def _on_compressed(self, message: "_OutgoingMessage") -> None:
+        self._is_compressing = False
+        if self._stream is None:
+            return
+        self._send_message(message)
+        self._compress_next()
+        self._uncompressed_byte_size = sum(byte_size for _, byte_size in self._uncompressed)
+        if not self._is_compressing and self._last_words is not None:
+            super().finish(*self._last_words)
+        elif self._was_full and self.is_writable:
+            self.on_drained()
+
+    def _send_message(self, message: "_OutgoingMessage") -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        assert self._plan.coding is not None
+        sender = self._link.sender
+        if not self._has_sent_head:
+            self._has_sent_head = True
+            sender.send_headers(stream, _CODED_HEAD_BLOCKS[self._plan.coding.name])
+        is_compressed, parts, byte_size = message
+        prefix = pack_prefix(is_compressed, byte_size)
+        sender.send_data(stream, (prefix, *parts), byte_size + PREFIX_BYTE_SIZE)
+        if not self._link.is_receiving:
+            self._link.write_soon()
+
+    def finish(self, status: int = 0, message: str = "") -> None:
+        if self._is_compressing and self._stream is not None:
+            self._last_words = (status, message)
+        else:
+            super().finish(status, message)
+
+    def cancel(self, status: int, message: str) -> None:
+        self._is_compressing = False
+        super().cancel(status, message)
+
+    def end(self) -> None:
+        super().end()
+        self._uncompressed.clear()
+
+
+# Whether it is compressed (as the prefix says it), its parts and their size.
+_OutgoingMessage = tuple[int, Sequence[Buffer], int]
+
+
+def compress_message(coding: MessageCoding, parts: Sequence[Buffer], byte_size: int) -> _OutgoingMessage:
+    """A message as it is sent: compressed, unless that makes it no shorter, or there is no memory for it."""
+    try:
+        compressed = coding.compress(parts)
+    except MemoryError:
+        return 0, parts, byte_size
+    if len(compressed) >= byte_size:
+        return 0, parts, byte_size
+    return 1, (compressed,), len(compressed)
+
+
+def compress_on_thread(
+    loop: asyncio.AbstractEventLoop,
+    coding: MessageCoding,
+    parts: Sequence[Buffer],
+    byte_size: int,
+    on_message: Callable[[_OutgoingMessage], None],
+) -> None:
+    """Compress on another thread, and call back on the loop's."""
+    future = loop.run_in_executor(None, compress_message, coding, parts, byte_size)
+    future.add_done_callback(lambda done: on_message(done.result()))
+
+
+def decompress_on_thread(
+    call: Http2GrpcCall,
+    message: CompressedMessage,
+    loop: asyncio.AbstractEventLoop,
+    on_message: Callable[[Buffer], None],
+) -> None:
+    """Decompress on another thread, and call back on the loop's; a fault ends the call."""
+
+    def on_done(done: "asyncio.Future[bytes]") -> None:
+        try:
+            decompressed = done.result()
+        except MessageFault as fault:
+            call.cancel(fault.status, fault.text)
+        else:
+            on_message(decompressed)
+
+    loop.run_in_executor(None, message.decompress).add_done_callback(on_done)

@@ -23,18 +23,20 @@ from collections import deque
 from collections.abc import Sequence
 
 from merrow.core.tensor import Buffer
-from merrow.net.body import BodyBuffer
+from merrow.net.body import BodyBuffer, no_memory_text
 from merrow.net.chunked import ChunkedBody
 from merrow.net.exchange import Exchange, Header
 from merrow.net.http1_head import Http1Head
 from merrow.net.receiver import DirectConnection, DirectReceiver
 from merrow.net.service import Service
-from merrow.net.status import JSON_HEADERS, NO_MEMORY_TEXT, RequestFault, error_body, has_no_body, reason_phrase
+from merrow.net.status import JSON_HEADERS, RequestFault, error_body, has_no_body, reason_phrase
 
 # Up to this size the parts of an answer are joined: one plain write costs less than a gathered one.
 _JOIN_BYTE_SIZE = 32 * 1024
 # Answers to pipelined requests are written together up to this size.
 _MAX_OUTPUT_BYTE_SIZE = 256 * 1024
+# Where large answers are paced, so much goes to the transport at a time.
+_PACE_BYTE_SIZE = 256 * 1024
 # A body of which so much is still to come is received into its place.
 _DIRECT_BYTE_SIZE = 64 * 1024
 # A body at least so long is viewed where it lies, instead of copied out of the bytes received.
@@ -93,6 +95,10 @@ class Http1Exchange(Exchange):
         else:
             connection.write((b"%x\r\n" % len(data), data, b"\r\n"), len(data))
 
+    @property
+    def is_writable(self) -> bool:
+        return self._connection is None or not self._connection.is_write_paused
+
     async def drain(self) -> None:
         if self._connection is not None:
             await self._connection.wait_until_writable()
@@ -120,6 +126,7 @@ class Http1Connection(DirectConnection):
         "_active_ns",
         "_body",
         "_chunks",
+        "_end_lingers",
         "_exchange",
         "_head",
         "_heads",
@@ -131,6 +138,7 @@ class Http1Connection(DirectConnection):
         "_output",
         "_output_byte_size",
         "_owes_continue",
+        "_paced",
         "_progress_ns",
         "_rest",
         "_scanned_byte_size",
@@ -161,6 +169,10 @@ class Http1Connection(DirectConnection):
         self._is_advancing = False
         self._output: list[Buffer] | None = None
         self._output_byte_size = 0
+        # Where transports copy what they are given, or encrypt it at once: what of a large answer they have not been
+        # given yet (nothing unless writing is paused), and how the connection ends when they have, if it does.
+        self._paced: deque[Buffer] | None = None
+        self._end_lingers: bool | None = None
         self._is_last_sent = False
         self._is_read_paused = False
         self._writable_waiters: list[asyncio.Future[None]] = []
@@ -208,8 +220,8 @@ class Http1Connection(DirectConnection):
         except RequestFault as fault:
             self._fail(fault)
             self._advance()
-        except MemoryError:
-            self._fail(RequestFault(503, NO_MEMORY_TEXT))
+        except MemoryError as error:
+            self._fail(RequestFault(503, no_memory_text(error)))
             self._advance()
         if self._input is not _IGNORED and position < len(data):
             # Not an incomplete head, which `_receive_head` keeps: reading pauses.
@@ -253,10 +265,10 @@ class Http1Connection(DirectConnection):
         self._owes_continue = head.expects_continue and head_end == len(data)
         if head.content_length < 0:
             self._input = _Input.CHUNKS
-            self._chunks = ChunkedBody(self.service.limits.max_body_byte_size, limit)
+            self._chunks = ChunkedBody(self.service.limits.max_body_byte_size, limit, self.service.receive_budget)
         else:
             self._input = _Input.BODY
-            self._body = BodyBuffer(head.content_length)
+            self._body = BodyBuffer(head.content_length, self.service.receive_budget)
         self._progress_ns = self.service.now_ns
         return head_end
 
@@ -266,7 +278,11 @@ class Http1Connection(DirectConnection):
         body.add(data[position:end] if end - position < _VIEW_BYTE_SIZE else memoryview(data)[position:end])
         if body.is_complete:
             self._end_body(body.take())
-        elif body.remaining_byte_size >= _DIRECT_BYTE_SIZE and body.remaining_view() is not None:
+        elif (
+            body.remaining_byte_size >= _DIRECT_BYTE_SIZE
+            and body.remaining_view() is not None
+            and self.service.receives_directly
+        ):
             self.transport.set_protocol(DirectReceiver(self))
         return end
 
@@ -359,7 +375,7 @@ class Http1Connection(DirectConnection):
         entry = self.service.response_heads.get((status, id(headers)))
         if head.is_plain and entry is not None and entry[0] is headers and not self.service.is_draining:
             start = b"%b%d\r\n\r\n" % (entry[1], byte_size)
-            if self._output is None and byte_size <= _JOIN_BYTE_SIZE:
+            if self._output is None and byte_size <= _JOIN_BYTE_SIZE and self._paced is None:
                 self.transport.write(b"".join((start, *parts)))
             else:
                 self.write((start, *parts), byte_size)
@@ -426,20 +442,47 @@ class Http1Connection(DirectConnection):
             self._output_byte_size += byte_size
             if self._output_byte_size > _MAX_OUTPUT_BYTE_SIZE:
                 self._flush_output()
-        elif byte_size <= _JOIN_BYTE_SIZE:
-            self.transport.write(b"".join(parts))
         else:
-            self.transport.writelines(parts)
+            self._transmit(parts, byte_size)
 
     def _flush_output(self) -> None:
         output = self._output
         if output:
             self._output = []
-            if self._output_byte_size <= _JOIN_BYTE_SIZE:
-                self.transport.write(b"".join(output))
-            else:
-                self.transport.writelines(output)
-            self._output_byte_size = 0
+            byte_size, self._output_byte_size = self._output_byte_size, 0
+            self._transmit(output, byte_size)
+
+    def _transmit(self, parts: Sequence[Buffer], byte_size: int) -> None:
+        """Give parts to the transport."""
+        if self._paced is not None:
+            self._paced.extend(parts)
+        elif byte_size <= _JOIN_BYTE_SIZE:
+            self.transport.write(b"".join(parts))
+        elif self.service.paces_output:
+            self._paced = deque(parts)
+            self._pace()
+        else:
+            self.transport.writelines(parts)
+
+    def _pace(self) -> None:
+        """Go on with what is paced, until the transport has enough."""
+        paced = self._paced
+        while paced and not self.is_write_paused:
+            pieces: list[Buffer] = []
+            room = _PACE_BYTE_SIZE
+            while paced and room:
+                piece = paced.popleft()
+                if len(piece) > room:
+                    view = memoryview(piece)
+                    paced.appendleft(view[room:])
+                    piece = view[:room]
+                pieces.append(piece)
+                room -= len(piece)
+            self.transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if not paced:
+            self._paced = None
+            if self._end_lingers is not None:
+                super().end(self._end_lingers)
 
     def _continue(self) -> None:
         """An answer has been given outside of `_receive`: go on with what waits behind it."""
@@ -456,7 +499,10 @@ class Http1Connection(DirectConnection):
             self._input = _IGNORED
             self._rest = b""
             self._flush_output()
-            super().end(lingers)
+            if self._paced is not None:
+                self._end_lingers = lingers
+            else:
+                super().end(lingers)
 
     def flush(self) -> None:
         """HTTP/1.1 writes at once."""
@@ -475,6 +521,10 @@ class Http1Connection(DirectConnection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._paced is not None:
+            self._pace()
+        if self.is_write_paused:
+            return
         self._wake_waiters()
         if not self.is_ended and not self._is_advancing:
             self._continue()
@@ -482,7 +532,7 @@ class Http1Connection(DirectConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._input = _IGNORED
-        self._body = self._chunks = None
+        self._body = self._chunks = self._paced = None
         self._waiting.clear()
         self._wake_waiters()
         exchange, self._exchange = self._exchange, None

@@ -8,19 +8,21 @@ the event loop. When the socket is full, answers wait in `wire.http2`, each stre
 """
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Final
 
 from merrow.core.tensor import Buffer
-from merrow.net.body import BodyBuffer
+from merrow.net.body import BodyBuffer, BudgetShare, no_memory_text
 from merrow.net.exchange import Exchange, Header
 from merrow.net.grpc import Http2Link, StreamingCall, UnaryCall, is_grpc, plan_call
 from merrow.net.receiver import DirectConnection, DirectReceiver
 from merrow.net.service import Service
-from merrow.net.status import JSON_HEADERS, NO_MEMORY_TEXT, error_body, has_no_body
+from merrow.net.status import JSON_HEADERS, error_body, has_no_body
 from merrow.wire.http2.connection import ServerConnection
 from merrow.wire.http2.frames import FRAME_HEADER_BYTE_SIZE, ErrorCode
 from merrow.wire.http2.header_block import encode_fields, encode_status
+from merrow.wire.http2.keepalive import Keepalive
 from merrow.wire.http2.stream import RequestHead, RequestPlan, Stream
 
 # Up to so much DATA is joined with its frames' headers and written at once; more is gathered.
@@ -32,6 +34,7 @@ _MAX_UNSENT_LIMITS = 4
 _MAX_CACHED_BLOCKS = 256
 # A client that does not acknowledge the end of the connection is believed to have heard of it after this time.
 _SHUTDOWN_PATIENCE_NS = 10**9
+_AGE_JITTER = 0.1
 _CONTINUE_BLOCK: Final = encode_status(100)
 _CONNECTION_HEADERS: Final = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 
@@ -41,6 +44,7 @@ class Http2Connection(DirectConnection):
 
     __slots__ = (
         "_active_ns",
+        "_age_limit_ns",
         "_frame_header",
         "_is_view_direct",
         "_is_write_asked",
@@ -62,6 +66,8 @@ class Http2Connection(DirectConnection):
         # When there last was a request; when the client was told that the connection will end.
         self._active_ns = service.now_ns
         self._shutdown_ns: int | None = None
+        # When the connection is too old for new requests, and, from then on, too old for any.
+        self._age_limit_ns = _age_limit_ns(service)
 
     # Receiving
 
@@ -70,7 +76,11 @@ class Http2Connection(DirectConnection):
         self.http2.receive(data, self.service.now_ns)
         self.is_receiving = False
         self.flush()
-        if self.http2.is_in_payload and self.http2.direct_view(_DIRECT_BYTE_SIZE) is not None:
+        if (
+            self.http2.is_in_payload
+            and self.service.receives_directly
+            and self.http2.direct_view(_DIRECT_BYTE_SIZE) is not None
+        ):
             self.transport.set_protocol(DirectReceiver(self))
 
     def direct_view(self) -> memoryview:
@@ -98,7 +108,11 @@ class Http2Connection(DirectConnection):
             self.transport.set_protocol(self)
 
     def plan_request(self, head: RequestHead) -> RequestPlan:
-        return plan_call(self, head) if is_grpc(head) else ExchangePlan(self, head)
+        if not is_grpc(head):
+            return ExchangePlan(self, head)
+        if self.http2.keepalive is None:
+            self.http2.keepalive = Keepalive(self.service.keepalive)
+        return plan_call(self, head)
 
     # Sending
 
@@ -180,7 +194,23 @@ class Http2Connection(DirectConnection):
             http2.close(ErrorCode.NO_ERROR, "idle")
         elif self._shutdown_ns is not None and now_ns - self._shutdown_ns > _SHUTDOWN_PATIENCE_NS:
             http2.finish_shutdown()
+        if not http2.check_keepalive(now_ns):
+            # Gone without a word: nobody is there to be told.
+            http2.abandon()
+            self.transport.abort()
+        elif self._age_limit_ns is not None and now_ns > self._age_limit_ns:
+            self._end_for_age(now_ns)
         self.flush()
+
+    def _end_for_age(self, now_ns: int) -> None:
+        """Take no more requests; the second time, end those that are left."""
+        grace_ms = self.service.keepalive.max_connection_age_grace_ms
+        if self._shutdown_ns is None:
+            self._shutdown_ns = now_ns
+            self._age_limit_ns = None if grace_ms is None else now_ns + grace_ms * 10**6
+            self.http2.begin_shutdown()
+        else:
+            self.http2.close(ErrorCode.NO_ERROR, "max_age")
 
     def begin_drain(self) -> None:
         if self.http2.streams:
@@ -189,6 +219,14 @@ class Http2Connection(DirectConnection):
         else:
             self.http2.close(ErrorCode.NO_ERROR)
         self.flush()
+
+
+def _age_limit_ns(service: Service) -> int | None:
+    age_ms = service.keepalive.max_connection_age_ms
+    if age_ms is None:
+        return None
+    # Not all connections of a client that came at the same time at the same time, as gRPC has it.
+    return service.now_ns + int(age_ms * 10**6 * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER))
 
 
 class ExchangePlan:
@@ -231,7 +269,7 @@ class ExchangePlan:
 class Http2Exchange(Exchange):
     """One request that is no gRPC call. `_stream` is None once answered, or when the client has left."""
 
-    __slots__ = ("_buffer", "_has_body", "_link", "_pieces", "_received_byte_size", "_stream", "_waiters")
+    __slots__ = ("_buffer", "_has_body", "_link", "_pieces", "_share", "_stream", "_waiters")
 
     def __init__(self, stream: Stream, plan: ExchangePlan) -> None:
         self.method = plan.method
@@ -251,9 +289,10 @@ class Http2Exchange(Exchange):
     def begin_receiving(self, content_length: int) -> None:
         """The body follows."""
         if content_length > 0:
-            self._buffer = BodyBuffer(content_length)
+            self._buffer = BodyBuffer(content_length, self._link.service.receive_budget)
         else:
             self._pieces = bytearray()
+            self._share = BudgetShare(self._link.service.receive_budget)
 
     @property
     def is_receiving_message(self) -> bool:
@@ -261,16 +300,18 @@ class Http2Exchange(Exchange):
         return self._buffer is not None or self._pieces is not None
 
     def on_data(self, data: bytes) -> None:
-        if self._buffer is not None:
-            try:
+        try:
+            if self._buffer is not None:
                 self._buffer.add(data)
-            except MemoryError:
-                self.fail(503, NO_MEMORY_TEXT)
-        elif self._pieces is not None:
-            if len(self._pieces) + len(data) > self._link.service.limits.max_body_byte_size:
-                self.fail_too_large()
-            else:
+            elif self._pieces is not None:
+                byte_size = len(self._pieces) + len(data)
+                if byte_size > self._link.service.limits.max_body_byte_size:
+                    self.fail_too_large()
+                    return
+                self._share.grow_to(byte_size)
                 self._pieces += data
+        except MemoryError as error:
+            self.fail(503, no_memory_text(error))
 
     def body_view(self) -> memoryview | None:
         return None if self._buffer is None else self._buffer.remaining_view()
@@ -285,6 +326,7 @@ class Http2Exchange(Exchange):
                 self.body = self._buffer.take()
             elif self._pieces is not None:
                 self.body = self._pieces
+                self._share.release()
             self._buffer = self._pieces = None
             self._link.service.http_application.on_exchange(self)
 
@@ -344,8 +386,12 @@ class Http2Exchange(Exchange):
             self._link.sender.send_data(self._stream, (data,), len(data))
             self._write_soon()
 
+    @property
+    def is_writable(self) -> bool:
+        return self._stream is None or self._link.sender.is_writable(self._stream)
+
     async def drain(self) -> None:
-        if self._stream is not None and not self._link.sender.is_writable(self._stream):
+        if not self.is_writable:
             waiter = self._link.service.loop.create_future()
             self._waiters.append(waiter)
             await waiter

@@ -9,21 +9,26 @@ import asyncio
 import errno
 import os
 import socket
-import ssl
 import stat
 import time
+from typing import Any
 
 from merrow.core.clock import Clock
 from merrow.core.tensor import Buffer
+from merrow.net.body import ReceiveBudget
 from merrow.net.connection import Connection
 from merrow.net.exchange import Exchange, GrpcApplication, GrpcCall, GrpcStream, HttpApplication
+from merrow.net.grpc_compression import CompressionLevel
+from merrow.net.loop import copies_output
 from merrow.net.service import Service
 from merrow.net.status import error_body
-from merrow.settings import ConnectionLimits
+from merrow.net.tls import TlsAcceptor, TlsContexts, can_receive_directly
+from merrow.settings import ConnectionLimits, KeepaliveSettings, TlsSettings
 
 _BACKLOG = 1024
 _ACCEPTING_PASSES = 4
 _MAX_SWEEP_INTERVAL_SECONDS = 1.0
+_MIN_SWEEP_INTERVAL_SECONDS = 0.02
 _TEXT_HEADERS = ((b"Content-Type", b"text/plain"),)
 
 
@@ -44,7 +49,9 @@ class Listener:
         port: int = 0,
         path: str | None = None,
         reuse_port: bool = False,
-        ssl_context: ssl.SSLContext | None = None,
+        tls: TlsSettings | None = None,
+        keepalive: KeepaliveSettings | None = None,
+        receive_budget: ReceiveBudget | None = None,
         clock: Clock = time.monotonic_ns,
     ) -> None:
         """
@@ -53,7 +60,11 @@ class Listener:
             grpc_application: None answers every call with UNIMPLEMENTED.
             port: 0 takes a free one; see the attribute `port` after `start`.
             path: of a Unix socket, instead of address and port.
-            ssl_context: for TLS; with ALPN "h2" in it for HTTP/2.
+            tls: the files for TLS; None for plain text.
+            receive_budget: that of all listeners, if there are several.
+
+        Raises:
+            TlsError: the files cannot be used.
         """
         self.address = address
         self.port = port
@@ -62,10 +73,14 @@ class Listener:
         self._grpc_application = grpc_application or _NoGrpc()
         self._limits = limits
         self._reuse_port = reuse_port
-        self._ssl_context = ssl_context
+        self._tls = None if tls is None else TlsContexts(tls, clock)
+        self._keepalive = keepalive or KeepaliveSettings()
+        self._receive_budget = receive_budget
         self._clock = clock
         self._service: Service | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._acceptor: TlsAcceptor | None = None
+        self._is_listening = False
         self._sweep_handle: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -76,38 +91,85 @@ class Listener:
         """
         assert self._service is None, "a listener is started once"
         loop = asyncio.get_running_loop()
-        service = Service(self._http_application, self._grpc_application, self._limits, self._clock, loop)
+        service = Service(
+            self._http_application,
+            self._grpc_application,
+            self._limits,
+            self._clock,
+            loop,
+            self._keepalive,
+            self._receive_budget,
+        )
+        tls = self._tls
+        if tls is not None:
+            service.receives_directly = can_receive_directly(loop)
+        service.paces_output = tls is not None or copies_output(loop)
 
         def make_connection() -> Connection:
             return Connection(service)
 
         try:
-            if self.path is not None:
-                _remove_stale_socket(self.path)
-                self._server = await loop.create_unix_server(
-                    make_connection, self.path, ssl=self._ssl_context, backlog=_BACKLOG
-                )
-            else:
-                self._server = await loop.create_server(
-                    make_connection,
-                    self.address,
-                    self.port,
-                    ssl=self._ssl_context,
-                    backlog=_BACKLOG,
-                    reuse_port=self._reuse_port or None,
-                )
-                self.port = self._server.sockets[0].getsockname()[1]
+            sockets = await self._bind(loop)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             where = self.path if self.path is not None else f"{self.address}:{self.port}"
             raise OSError(f"Socket '{where}' already in use ") from error
         self._service = service
+        self._is_listening = True
+        if tls is not None:
+            for listening in sockets:
+                listening.listen(_BACKLOG)
+            self._acceptor = TlsAcceptor(service, tls, make_connection, sockets)
+            self._acceptor.start()
+        for listening in sockets if tls is None else ():
+            if self.path is None:
+                server = await loop.create_server(make_connection, sock=listening, backlog=_BACKLOG)
+            else:
+                server = await loop.create_unix_server(make_connection, sock=listening, backlog=_BACKLOG)
+            self._servers.append(server)
         self._sweep_handle = loop.call_later(self._sweep_interval_seconds(), self._sweep)
 
+    async def _bind(self, loop: asyncio.AbstractEventLoop) -> list[socket.socket]:
+        """The sockets to listen at: several where a name stands for several addresses, all with the same port.
+
+        Raises:
+            OSError: an address cannot be had.
+        """
+        if self.path is not None:
+            _remove_stale_socket(self.path)
+            return [_bind_socket(socket.AF_UNIX, self.path)]
+        host = self.address.strip("[]")
+        try:
+            infos = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            # A name, which others may have to be asked for.
+            infos = await loop.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets: list[socket.socket] = []
+        try:
+            for family, _, _, _, address in dict.fromkeys(infos):
+                bound = _bind_socket(family, (address[0], self.port, *address[2:]), self._reuse_port)
+                sockets.append(bound)
+                self.port = bound.getsockname()[1]
+        except OSError:
+            for bound in sockets:
+                bound.close()
+            raise
+        return sockets
+
     def _sweep_interval_seconds(self) -> float:
-        shortest_ns = min(self._limits.idle_timeout_ns, self._limits.receive_timeout_ns)
-        return min(_MAX_SWEEP_INTERVAL_SECONDS, shortest_ns / 4 / 10**9)
+        keepalive = self._keepalive
+        shortest_ms = min(
+            keepalive.time_ms,
+            keepalive.timeout_ms,
+            *(
+                age_ms
+                for age_ms in (keepalive.max_connection_age_ms, keepalive.max_connection_age_grace_ms)
+                if age_ms is not None
+            ),
+        )
+        shortest_ns = min(self._limits.idle_timeout_ns, self._limits.receive_timeout_ns, shortest_ms * 10**6)
+        return max(_MIN_SWEEP_INTERVAL_SECONDS, min(_MAX_SWEEP_INTERVAL_SECONDS, shortest_ns / 4 / 10**9))
 
     def _sweep(self) -> None:
         assert self._service is not None
@@ -116,15 +178,19 @@ class Listener:
 
     @property
     def connection_count(self) -> int:
-        return 0 if self._service is None else len(self._service.connections)
+        handshake_count = 0 if self._acceptor is None else self._acceptor.handshake_count
+        return 0 if self._service is None else len(self._service.connections) + handshake_count
 
     def stop_accepting(self) -> None:
         """Close the listening socket. Open connections go on as before."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-            if self.path is not None and os.path.exists(self.path):
-                os.unlink(self.path)
+        if self._acceptor is not None:
+            self._acceptor.stop_accepting()
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        if self._is_listening and self.path is not None and os.path.exists(self.path):
+            os.unlink(self.path)
+        self._is_listening = False
 
     async def shutdown(self, deadline_ns: int) -> None:
         """Close everything.
@@ -137,6 +203,8 @@ class Listener:
         if service is None:
             return
         service.is_draining = True
+        if self._acceptor is not None:
+            await self._acceptor.close()
         # Connections that are being accepted at this moment show up within a few passes of the loop.
         for _ in range(_ACCEPTING_PASSES):
             await asyncio.sleep(0)
@@ -160,6 +228,27 @@ class Listener:
 
     async def __aexit__(self, *_: object) -> None:
         await self.shutdown(self._clock())
+
+
+def _bind_socket(family: int, address: Any, reuse_port: bool = False) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        if os.name == "posix" and family != socket.AF_UNIX:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise OSError(errno.EOPNOTSUPP, "ports cannot be shared on this system")
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # `::` is every address, of both versions of the protocol.
+            is_v6_only = address[0] != "::" or not socket.has_dualstack_ipv6()
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, is_v6_only)
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _remove_stale_socket(path: str) -> None:
@@ -194,6 +283,9 @@ class _NoGrpc:
     """The application of a listener without one: it has no method."""
 
     def is_streaming(self, path: bytes) -> bool | None:
+        return None
+
+    def compression_of(self, path: bytes) -> CompressionLevel | None:
         return None
 
     def on_unary(self, call: GrpcCall, message: Buffer) -> None:

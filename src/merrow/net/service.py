@@ -10,11 +10,12 @@ from abc import abstractmethod
 from typing import cast
 
 from merrow.core.clock import Clock
+from merrow.net.body import ReceiveBudget
 from merrow.net.exchange import GrpcApplication, Header, HttpApplication
 from merrow.net.http1_head import HeadCache
-from merrow.settings import ConnectionLimits
+from merrow.settings import ConnectionLimits, KeepaliveSettings
 
-_LINGER_NS = 2 * 10**9
+LINGER_NS = 2 * 10**9
 
 
 ResponseCache = dict[tuple[int, int], tuple[tuple[Header, ...], bytes]]
@@ -85,7 +86,7 @@ class ServedConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.transport.resume_reading()
-        self._linger_until_ns = self.service.clock() + _LINGER_NS
+        self._linger_until_ns = self.service.clock() + LINGER_NS
 
     def sweep(self, now_ns: int) -> None:
         """Called about once a second: give up on a client that takes no bytes, or does not leave."""
@@ -119,9 +120,13 @@ class Service:
         "head_cache",
         "http_application",
         "is_draining",
+        "keepalive",
         "limits",
         "loop",
         "now_ns",
+        "paces_output",
+        "receive_budget",
+        "receives_directly",
         "response_blocks",
         "response_heads",
     )
@@ -133,6 +138,8 @@ class Service:
         limits: ConnectionLimits,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
+        keepalive: KeepaliveSettings | None = None,
+        receive_budget: ReceiveBudget | None = None,
     ) -> None:
         self.http_application = http_application
         self.grpc_application = grpc_application
@@ -143,6 +150,12 @@ class Service:
         self.now_ns = clock()
         self.connections: set[ServedConnection] = set()
         self.is_draining = False
+        self.keepalive = keepalive or KeepaliveSettings()
+        self.receive_budget = receive_budget or ReceiveBudget(limits.max_receiving_byte_size)
+        # Whether the transports can be written to in one go (they do not copy what they are given), and a body be
+        # received into its place; the listener knows.
+        self.paces_output = False
+        self.receives_directly = True
         self.head_cache = HeadCache(limits.max_header_count, limits.max_body_byte_size)
         # Encoded response heads of HTTP/1.1 and HTTP/2, by status and the identity of the headers, which the entry
         # keeps alive.

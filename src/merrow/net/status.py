@@ -47,8 +47,6 @@ _PHRASES: Final = {
 
 JSON_HEADERS: Final[tuple[Header, ...]] = ((b"Content-Type", b"application/json"),)
 
-NO_MEMORY_TEXT: Final = "not enough memory for the request's body"
-
 
 class RequestFault(Exception):
     """A request that `net` itself answers, with this status and error text."""

@@ -18,6 +18,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TextIO
 
 from merrow.settings import LogSettings
@@ -31,16 +32,16 @@ class LogFilter(logging.Filter):
 
     def __init__(self, settings: LogSettings) -> None:
         super().__init__()
-        self._settings = settings
+        self.settings = settings
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.ERROR:
-            return self._settings.error
+            return self.settings.error
         if record.levelno >= logging.WARNING:
-            return self._settings.warning
+            return self.settings.warning
         if record.levelno >= logging.INFO:
-            return self._settings.info
-        return self._settings.verbose > 0
+            return self.settings.info
+        return self.settings.verbose > 0
 
 
 class LogFormatter(logging.Formatter):
@@ -67,11 +68,45 @@ class LogFormatter(logging.Formatter):
         return f"{severity}{moment}.{microseconds:06d} {origin} {message}"
 
 
-def start_logging(settings: LogSettings, stream: TextIO | None = None) -> logging.Handler:
+class ServerLog:
+    """The running log. What is logged, and how, can be changed; where it goes cannot."""
+
+    def __init__(self, settings: LogSettings, handler: logging.Handler) -> None:
+        self._handler = handler
+        self._filter = LogFilter(settings)
+        handler.addFilter(self._filter)
+        self._obey(settings)
+
+    @property
+    def settings(self) -> LogSettings:
+        """Those in force."""
+        return self._filter.settings
+
+    def change(self, **fields: bool | int | str) -> None:
+        """Change fields of the settings; the next line obeys."""
+        self._obey(replace(self.settings, **fields))  # type: ignore[arg-type]  # the names and their types go together
+
+    def flush(self) -> None:
+        self._handler.flush()
+
+    def close(self) -> None:
+        """End the log; see `stop_logging`."""
+        logger = logging.getLogger("merrow")
+        logger.removeHandler(self._handler)
+        logger.propagate = True
+        self._handler.close()
+
+    def _obey(self, settings: LogSettings) -> None:
+        self._filter.settings = settings
+        self._handler.setFormatter(LogFormatter(settings.format, settings.escape_messages))
+        logging.getLogger("merrow").setLevel(logging.DEBUG if settings.verbose > 0 else logging.INFO)
+
+
+def start_logging(settings: LogSettings, stream: TextIO | None = None) -> ServerLog:
     """Send what `merrow` logs to the file of the settings, else to `stream` (standard error).
 
     Returns:
-        The handler, to be handed to `stop_logging`.
+        The log, to be handed to `stop_logging`.
 
     Raises:
         OSError: the log file cannot be opened.
@@ -81,21 +116,16 @@ def start_logging(settings: LogSettings, stream: TextIO | None = None) -> loggin
         handler = logging.FileHandler(settings.file, encoding="utf-8", errors="backslashreplace")
     else:
         handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
-    handler.setFormatter(LogFormatter(settings.format, settings.escape_messages))
-    handler.addFilter(LogFilter(settings))
+    log = ServerLog(settings, handler)
     logger = logging.getLogger("merrow")
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if settings.verbose > 0 else logging.INFO)
     logger.propagate = False
-    return handler
+    return log
 
 
-def stop_logging(handler: logging.Handler) -> None:
-    """Undo `start_logging`: flush, detach and close the handler."""
-    logger = logging.getLogger("merrow")
-    logger.removeHandler(handler)
-    logger.propagate = True
-    handler.close()
+def stop_logging(log: ServerLog) -> None:
+    """Undo `start_logging`: flush, detach and close the log."""
+    log.close()
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,22 +1,37 @@
-"""The text of `/metrics`: Triton's families, by Triton's names, in Prometheus' exposition format.
+"""The families of `/metrics`: Triton's, by Triton's names, merrow's own, and those that models make for themselves.
 
 `render_metrics` is a pure function of the counts at one instant. A family is one entry of `MODEL_FAMILIES` or
-`SERVER_FAMILIES`; a family without samples is left out, with its HELP and TYPE lines, as prometheus-cpp leaves it out.
-Labels stand in the byte order of their names; a tag of the configuration (`metric_tags`) is a label with a leading
-underscore. Duration counters are whole microseconds.
+`SERVER_FAMILIES`, and says when it is there; a family of the server without a value is left out.
 
-Source: Triton, docs/user_guide/metrics.md; the output of a running server.
+Labels stand in the byte order of their names, `le` and `quantile` last; a tag of the configuration (`metric_tags`) is a
+label with a leading underscore. Durations of Triton's families are whole microseconds, those of merrow's seconds.
+
+Source: Triton, docs/user_guide/metrics.md, core/src/metrics.cc; the output of a running server.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+from merrow.core.model_config import ModelConfig
+from merrow.observe.exposition import Family, Sample, histogram_samples, label_text, render
+from merrow.observe.gpu_usage import GpuUsage
 from merrow.observe.host_usage import HostUsage
-from merrow.observe.statistics import FailureReason, ModelStatistics
+from merrow.observe.statistics import (
+    DurationHistogram,
+    FailureReason,
+    LatencySummaries,
+    ModelStatistics,
+    StatisticsRecorder,
+)
+from merrow.observe.summary import Summary
+from merrow.settings import MetricsSettings
 
-CONTENT_TYPE = "text/plain; charset=utf-8"
+_LOG = logging.getLogger("merrow.observe.metrics")
 
-_LONGEST_PLAIN = 10**16
+FIRST_RESPONSE_FAMILY = "nv_inference_first_response_histogram_ms"
+FIRST_RESPONSE_BOUNDS_MS = (100.0, 500.0, 2000.0, 5000.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,58 +39,177 @@ class ModelMetrics:
     """One loaded model version.
 
     `pending_request_count` are the requests that were accepted and have not begun to execute. `load_duration_ns` is
-    how long its last load took.
+    how long its last load took. `namespace` is its repository with `--model-namespacing`, else None. `is_cached` says
+    that its answers are kept.
     """
 
     statistics: ModelStatistics
     pending_request_count: int = 0
     load_duration_ns: int = 0
     metric_tags: Mapping[str, str] = field(default_factory=dict)
+    namespace: str | None = None
+    is_cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUsage:
+    """What the response cache counted; durations in nanoseconds, `utilization` 0.0 to 1.0."""
+
+    entry_count: int = 0
+    lookup_count: int = 0
+    hit_count: int = 0
+    miss_count: int = 0
+    eviction_count: int = 0
+    lookup_ns: int = 0
+    insertion_ns: int = 0
+    utilization: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
     """The server as a whole. `host_usage` is None where the platform does not tell, or nobody wants to know.
 
-    merrow pins no memory, so its pool of pinned memory is empty unless a caller knows of one.
+    merrow pins no memory, so its pool of pinned memory is empty unless a caller knows of one. `loop_stalls` are how
+    often the loop was held up for long, and the longest lag of the last interval is `loop_lag_ns`; None if nobody
+    measures it.
     """
 
     host_usage: HostUsage | None = None
     pinned_memory_total_byte_size: int = 0
     pinned_memory_used_byte_size: int = 0
+    cache: CacheUsage | None = None
+    gpus: Sequence[GpuUsage] = ()
+    loop_lag_ns: int | None = None
+    loop_stall_count: int | None = None
 
 
-Sample = tuple[tuple[tuple[str, str], ...], float]
-"""Labels besides the model's own, as name and value, and the sample's value."""
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """One model version while its samples are made."""
+
+    model: ModelMetrics
+    settings: MetricsSettings
+    labels: Sequence[tuple[str, str]]
+    # The same as text.
+    text: str
+    now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFamily:
-    """A family with samples for each model version."""
+    """A family with samples for each model version. `condition` says with which settings it is there."""
 
     name: str
     type: str
     help: str
-    samples: Callable[[ModelMetrics], Sequence[Sample]]
+    samples: Callable[[str, _Context], Sequence[Sample]]
+    condition: Callable[[MetricsSettings], bool] = lambda settings: True
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFamily:
-    """A family with at most one sample, without labels."""
+    """A family of the server; no samples leave it out."""
 
     name: str
     type: str
     help: str
-    value: Callable[[ServerMetrics], float | None]
+    samples: Callable[[str, ServerMetrics], Sequence[Sample]]
 
 
-def _one(value: float) -> Sequence[Sample]:
-    return (((), value),)
+_ModelSamples = Callable[[str, _Context], Sequence[Sample]]
+_ServerSamples = Callable[[str, ServerMetrics], Sequence[Sample]]
 
 
-def _failures(model: ModelMetrics) -> Sequence[Sample]:
-    counts = model.statistics.failures
-    return [((("reason", reason.value),), counts.get(reason, 0)) for reason in FailureReason]
+def _value(read: Callable[[ModelMetrics], float]) -> _ModelSamples:
+    return lambda name, context: (Sample(name, context.text, read(context.model)),)
+
+
+def _failures(name: str, context: _Context) -> Sequence[Sample]:
+    counts = context.model.statistics.failures
+    return [
+        Sample(name, label_text((*context.labels, ("reason", reason.value))), counts.get(reason, 0))
+        for reason in FailureReason
+    ]
+
+
+def _cached(read: Callable[[ModelStatistics], float]) -> _ModelSamples:
+    """Samples of models whose answers are kept; of no others."""
+
+    def samples(name: str, context: _Context) -> Sequence[Sample]:
+        if not context.model.is_cached:
+            return ()
+        return (Sample(name, context.text, read(context.model.statistics)),)
+
+    return samples
+
+
+def _summary(read: Callable[[LatencySummaries], Summary], is_for: Callable[[ModelMetrics], bool]) -> _ModelSamples:
+    def samples(name: str, context: _Context) -> Sequence[Sample]:
+        summaries = context.model.statistics.summaries
+        if summaries is None or not is_for(context.model):
+            return ()
+        summary = read(summaries)
+        ranks = [rank for rank, _ in context.settings.summary_quantiles]
+        values = summary.quantiles(ranks, context.now_ns)
+        return [
+            Sample(f"{name}_count", context.text, summary.count),
+            Sample(f"{name}_sum", context.text, summary.sum),
+            *(
+                Sample(name, label_text(context.labels, ("quantile", f"{rank:g}")), value)
+                for rank, value in zip(ranks, values, strict=True)
+            ),
+        ]
+
+    return samples
+
+
+def _histogram(read: Callable[[ModelStatistics], DurationHistogram | None], unit_ns: int) -> _ModelSamples:
+    def samples(name: str, context: _Context) -> Sequence[Sample]:
+        histogram = read(context.model.statistics)
+        if histogram is None or not histogram.counts:
+            return ()
+        bounds = _in_unit(histogram.bounds_ns, unit_ns)
+        return histogram_samples(name, context.labels, bounds, histogram.counts, histogram.total_ns / unit_ns)
+
+    return samples
+
+
+@lru_cache(256)
+def _in_unit(bounds_ns: tuple[int, ...], unit_ns: int) -> tuple[float, ...]:
+    return tuple(bound / unit_ns for bound in bounds_ns)
+
+
+# A bucket for each power of two.
+_BATCH_BOUNDS = tuple(1 << bits for bits in range(11))
+
+
+def _batch_sizes(name: str, context: _Context) -> Sequence[Sample]:
+    counts = [0] * (len(_BATCH_BOUNDS) + 1)
+    total = 0
+    for batch in context.model.statistics.batch_stats:
+        count = batch.compute_infer.count
+        total += batch.batch_size * count
+        counts[min((max(batch.batch_size, 1) - 1).bit_length(), len(_BATCH_BOUNDS))] += count
+    return histogram_samples(name, context.labels, _BATCH_BOUNDS, counts, total)
+
+
+def _evictions(name: str, context: _Context) -> Sequence[Sample]:
+    return [
+        Sample(name, label_text((*context.labels, ("reason", reason))), count)
+        for reason, count in sorted(context.model.statistics.sequence_evictions.items())
+    ]
+
+
+def _has_counters(settings: MetricsSettings) -> bool:
+    return settings.counter_latencies
+
+
+def _has_summaries(settings: MetricsSettings) -> bool:
+    return settings.summary_latencies
+
+
+def _has_merrow_histograms(settings: MetricsSettings) -> bool:
+    return settings.merrow_histograms
 
 
 MODEL_FAMILIES = (
@@ -83,7 +217,7 @@ MODEL_FAMILIES = (
         "nv_inference_request_success",
         "counter",
         "Number of successful inference requests, all batch sizes",
-        lambda model: _one(model.statistics.success.count),
+        _value(lambda model: model.statistics.success.count),
     ),
     ModelFamily(
         "nv_inference_request_failure",
@@ -95,138 +229,396 @@ MODEL_FAMILIES = (
         "nv_inference_count",
         "counter",
         "Number of inferences performed (does not include cached requests)",
-        lambda model: _one(model.statistics.inference_count),
+        _value(lambda model: model.statistics.inference_count),
     ),
     ModelFamily(
         "nv_inference_exec_count",
         "counter",
         "Number of model executions performed (does not include cached requests)",
-        lambda model: _one(model.statistics.execution_count),
+        _value(lambda model: model.statistics.execution_count),
     ),
     ModelFamily(
         "nv_inference_request_duration_us",
         "counter",
         "Cumulative inference request duration in microseconds (includes cached requests)",
-        lambda model: _one(model.statistics.success.ns // 1000),
+        _value(lambda model: model.statistics.success.ns // 1000),
+        _has_counters,
     ),
     ModelFamily(
         "nv_inference_queue_duration_us",
         "counter",
         "Cumulative inference queuing duration in microseconds (includes cached requests)",
-        lambda model: _one(model.statistics.queue.ns // 1000),
+        _value(lambda model: model.statistics.queue.ns // 1000),
+        _has_counters,
     ),
     ModelFamily(
         "nv_inference_compute_input_duration_us",
         "counter",
         "Cumulative compute input duration in microseconds (does not include cached requests)",
-        lambda model: _one(model.statistics.compute_input.ns // 1000),
+        _value(lambda model: model.statistics.compute_input.ns // 1000),
+        _has_counters,
     ),
     ModelFamily(
         "nv_inference_compute_infer_duration_us",
         "counter",
         "Cumulative compute inference duration in microseconds (does not include cached requests)",
-        lambda model: _one(model.statistics.compute_infer.ns // 1000),
+        _value(lambda model: model.statistics.compute_infer.ns // 1000),
+        _has_counters,
     ),
     ModelFamily(
         "nv_inference_compute_output_duration_us",
         "counter",
         "Cumulative inference compute output duration in microseconds (does not include cached requests)",
-        lambda model: _one(model.statistics.compute_output.ns // 1000),
+        _value(lambda model: model.statistics.compute_output.ns // 1000),
+        _has_counters,
     ),
     ModelFamily(
         "nv_inference_pending_request_count",
         "gauge",
         "Instantaneous number of pending requests awaiting execution per-model.",
-        lambda model: _one(model.pending_request_count),
+        _value(lambda model: model.pending_request_count),
     ),
     ModelFamily(
         "nv_model_load_duration_secs",
         "gauge",
         "Model load time in seconds",
-        lambda model: _one(model.load_duration_ns / 1e9),
+        _value(lambda model: model.load_duration_ns / 1e9),
+    ),
+    ModelFamily(
+        FIRST_RESPONSE_FAMILY,
+        "histogram",
+        "Duration from request to first response in milliseconds",
+        _histogram(lambda statistics: statistics.first_response_histogram, 1_000_000),
+        lambda settings: settings.histogram_latencies,
+    ),
+    ModelFamily(
+        "nv_inference_request_summary_us",
+        "summary",
+        "Summary of inference request duration in microseconds (includes cached requests)",
+        _summary(lambda summaries: summaries.request, lambda model: not model.is_cached),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "nv_inference_queue_summary_us",
+        "summary",
+        "Summary of inference queuing duration in microseconds (includes cached requests)",
+        _summary(lambda summaries: summaries.queue, lambda model: True),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "nv_inference_compute_input_summary_us",
+        "summary",
+        "Cumulative compute input duration in microseconds (does not include cached requests)",
+        _summary(lambda summaries: summaries.compute_input, lambda model: True),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "nv_inference_compute_infer_summary_us",
+        "summary",
+        "Cumulative compute inference duration in microseconds (does not include cached requests)",
+        _summary(lambda summaries: summaries.compute_infer, lambda model: True),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "nv_inference_compute_output_summary_us",
+        "summary",
+        "Cumulative inference compute output duration in microseconds (does not include cached requests)",
+        _summary(lambda summaries: summaries.compute_output, lambda model: True),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "nv_cache_num_hits_per_model",
+        "counter",
+        "Number of cache hits per model",
+        _cached(lambda statistics: statistics.cache_hit.count),
+        _has_counters,
+    ),
+    ModelFamily(
+        "nv_cache_hit_duration_per_model",
+        "counter",
+        "Total cache hit duration per model, in microseconds",
+        _cached(lambda statistics: statistics.cache_hit.ns // 1000),
+        _has_counters,
+    ),
+    ModelFamily(
+        "nv_cache_num_misses_per_model",
+        "counter",
+        "Number of cache misses per model",
+        _cached(lambda statistics: statistics.cache_miss.count),
+        _has_counters,
+    ),
+    ModelFamily(
+        "nv_cache_miss_duration_per_model",
+        "counter",
+        "Total cache miss (insert+lookup) duration per model, in microseconds",
+        _cached(lambda statistics: statistics.cache_miss.ns // 1000),
+        _has_counters,
+    ),
+    ModelFamily(
+        "nv_cache_hit_summary_per_model",
+        "summary",
+        "Summary of cache hit counts/durations per model, in microseconds.",
+        _summary(lambda summaries: summaries.cache_hit, lambda model: model.is_cached),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "nv_cache_miss_summary_per_model",
+        "summary",
+        "Summary of cache miss counts/durations per model, in microseconds.",
+        _summary(lambda summaries: summaries.cache_miss, lambda model: model.is_cached),
+        _has_summaries,
+    ),
+    ModelFamily(
+        "merrow_request_duration_seconds",
+        "histogram",
+        "Time from a request's arrival to its answer, of successful requests",
+        _histogram(lambda statistics: statistics.request_histogram, 10**9),
+        _has_merrow_histograms,
+    ),
+    ModelFamily(
+        "merrow_queue_duration_seconds",
+        "histogram",
+        "Time of a request in the queue, of successful requests",
+        _histogram(lambda statistics: statistics.queue_histogram, 10**9),
+        _has_merrow_histograms,
+    ),
+    ModelFamily(
+        "merrow_execution_duration_seconds",
+        "histogram",
+        "Time of a batch in an instance of the model",
+        _histogram(lambda statistics: statistics.execution_histogram, 10**9),
+        _has_merrow_histograms,
+    ),
+    ModelFamily(
+        "merrow_batch_size",
+        "histogram",
+        "Rows of the batches that were executed",
+        _batch_sizes,
+        _has_merrow_histograms,
+    ),
+    ModelFamily(
+        "merrow_sequence_evictions",
+        "counter",
+        "Sequences that lost their place in the batcher before their end",
+        _evictions,
     ),
 )
+
+
+def _one(read: Callable[[ServerMetrics], float | None]) -> _ServerSamples:
+    def samples(name: str, server: ServerMetrics) -> Sequence[Sample]:
+        value = read(server)
+        return () if value is None else (Sample(name, "", value),)
+
+    return samples
+
+
+def _host(read: Callable[[HostUsage], float]) -> _ServerSamples:
+    return _one(lambda server: None if server.host_usage is None else read(server.host_usage))
+
+
+def _cache(read: Callable[[CacheUsage], float]) -> _ServerSamples:
+    return _one(lambda server: None if server.cache is None else read(server.cache))
+
+
+def _gpu(read: Callable[[GpuUsage], float | None]) -> _ServerSamples:
+    def samples(name: str, server: ServerMetrics) -> Sequence[Sample]:
+        values = [(gpu.uuid, read(gpu)) for gpu in server.gpus]
+        return [Sample(name, label_text([("gpu_uuid", uuid)]), value) for uuid, value in values if value is not None]
+
+    return samples
+
 
 SERVER_FAMILIES = (
     ServerFamily(
         "nv_pinned_memory_pool_total_bytes",
         "gauge",
         "Pinned memory pool total memory size, in bytes",
-        lambda server: server.pinned_memory_total_byte_size,
+        _one(lambda server: server.pinned_memory_total_byte_size),
     ),
     ServerFamily(
         "nv_pinned_memory_pool_used_bytes",
         "gauge",
         "Pinned memory pool used memory size, in bytes",
-        lambda server: server.pinned_memory_used_byte_size,
+        _one(lambda server: server.pinned_memory_used_byte_size),
     ),
     ServerFamily(
         "nv_cpu_utilization",
         "gauge",
         "CPU utilization rate [0.0 - 1.0]",
-        lambda server: None if server.host_usage is None else server.host_usage.cpu_utilization,
+        _host(lambda host: host.cpu_utilization),
     ),
     ServerFamily(
         "nv_cpu_memory_total_bytes",
         "gauge",
         "CPU total memory (RAM), in bytes",
-        lambda server: None if server.host_usage is None else server.host_usage.memory_total_byte_size,
+        _host(lambda host: host.memory_total_byte_size),
     ),
     ServerFamily(
         "nv_cpu_memory_used_bytes",
         "gauge",
         "CPU used memory (RAM), in bytes",
-        lambda server: None if server.host_usage is None else server.host_usage.memory_used_byte_size,
+        _host(lambda host: host.memory_used_byte_size),
+    ),
+    ServerFamily("nv_gpu_utilization", "gauge", "GPU utilization rate [0.0 - 1.0)", _gpu(lambda gpu: gpu.utilization)),
+    ServerFamily(
+        "nv_gpu_memory_total_bytes",
+        "gauge",
+        "GPU total memory, in bytes",
+        _gpu(lambda gpu: gpu.memory_total_byte_size),
+    ),
+    ServerFamily(
+        "nv_gpu_memory_used_bytes",
+        "gauge",
+        "GPU used memory, in bytes",
+        _gpu(lambda gpu: gpu.memory_used_byte_size),
+    ),
+    ServerFamily("nv_gpu_power_usage", "gauge", "GPU power usage in watts", _gpu(lambda gpu: gpu.power_watts)),
+    ServerFamily(
+        "nv_gpu_power_limit",
+        "gauge",
+        "GPU power management limit in watts",
+        _gpu(lambda gpu: gpu.power_limit_watts),
+    ),
+    ServerFamily(
+        "nv_energy_consumption",
+        "counter",
+        "GPU energy consumption in joules since the Triton Server started",
+        _gpu(lambda gpu: gpu.energy_joules),
+    ),
+    ServerFamily("nv_cache_util", "gauge", "Cache utilization [0.0 - 1.0]", _cache(lambda cache: cache.utilization)),
+    ServerFamily(
+        "nv_cache_num_entries",
+        "gauge",
+        "Number of responses stored in response cache",
+        _cache(lambda cache: cache.entry_count),
+    ),
+    ServerFamily(
+        "nv_cache_num_lookups",
+        "gauge",
+        "Number of cache lookups in response cache",
+        _cache(lambda cache: cache.lookup_count),
+    ),
+    ServerFamily(
+        "nv_cache_num_hits",
+        "gauge",
+        "Number of cache hits in response cache",
+        _cache(lambda cache: cache.hit_count),
+    ),
+    ServerFamily(
+        "nv_cache_num_misses",
+        "gauge",
+        "Number of cache misses in response cache",
+        _cache(lambda cache: cache.miss_count),
+    ),
+    ServerFamily(
+        "nv_cache_num_evictions",
+        "gauge",
+        "Number of cache evictions in response cache",
+        _cache(lambda cache: cache.eviction_count),
+    ),
+    ServerFamily(
+        "nv_cache_lookup_duration",
+        "gauge",
+        "Total cache lookup duration (hit and miss), in microseconds",
+        _cache(lambda cache: cache.lookup_ns // 1000),
+    ),
+    ServerFamily(
+        "nv_cache_insertion_duration",
+        "gauge",
+        "Total cache insertion duration, in microseconds",
+        _cache(lambda cache: cache.insertion_ns // 1000),
+    ),
+    ServerFamily(
+        "merrow_loop_lag_seconds",
+        "gauge",
+        "How late the event loop was, at most, in the last interval",
+        _one(lambda server: None if server.loop_lag_ns is None else server.loop_lag_ns / 1e9),
+    ),
+    ServerFamily(
+        "merrow_loop_stalls",
+        "counter",
+        "How often the event loop was held up longer than --loop-stall-limit-ms",
+        _one(lambda server: server.loop_stall_count),
     ),
 )
 
+KNOWN_FAMILIES: Mapping[str, str] = {family.name: family.type for family in (*MODEL_FAMILIES, *SERVER_FAMILIES)}
 
-def render_metrics(models: Sequence[ModelMetrics], server: ServerMetrics) -> str:
+
+def render_metrics(
+    models: Sequence[ModelMetrics],
+    server: ServerMetrics,
+    settings: MetricsSettings = MetricsSettings(),  # noqa: B008  # frozen
+    custom: Iterable[Family] = (),
+    now_ns: int = 0,
+) -> str:
     """The whole exposition, ending in a newline.
 
     Args:
         models: loaded model versions, in the order they shall be listed in.
+        custom: families of models' own; a name of ours among them adds to ours.
+        now_ns: the recorders' time.
     """
-    lines: list[str] = []
-    # Labels are formatted once for each model: this runs on the loop's thread, and must be short.
-    label_texts: list[dict[tuple[tuple[str, str], ...], str]] = [{} for _ in models]
+    added = {family.name: family for family in custom}
+    return render(_families(models, server, settings, added, now_ns))
+
+
+def first_response_bounds_ns(config: ModelConfig, settings: MetricsSettings) -> tuple[int, ...]:
+    """The bounds of a model's histogram of first responses; none where there shall be no histogram."""
+    if not settings.histogram_latencies:
+        return ()
+    bounds_ms: Sequence[float] = FIRST_RESPONSE_BOUNDS_MS
+    for control in config.model_metrics.metric_control if config.model_metrics is not None else ():
+        identifier, options = control.metric_identifier, control.histogram_options
+        if identifier is not None and identifier.family == FIRST_RESPONSE_FAMILY and options is not None:
+            bounds_ms = options.buckets
+    return tuple(int(bound * 1_000_000) for bound in bounds_ms)
+
+
+def new_recorder(config: ModelConfig, settings: MetricsSettings) -> StatisticsRecorder:
+    """What counts for a model version, with as much as its metrics need."""
+    for control in config.model_metrics.metric_control if config.model_metrics is not None else ():
+        identifier = control.metric_identifier
+        if identifier is not None and identifier.family != FIRST_RESPONSE_FAMILY:
+            _LOG.warning(
+                "Metric family '%s' in 'metric_identifier' is not a customizable metric in Triton core.",
+                identifier.family,
+            )
+    return StatisticsRecorder(first_response_bounds_ns(config, settings), settings.summary_latencies)
+
+
+def _families(
+    models: Sequence[ModelMetrics],
+    server: ServerMetrics,
+    settings: MetricsSettings,
+    added: dict[str, Family],
+    now_ns: int,
+) -> Iterator[Family]:
+    contexts = []
+    for model in models:
+        labels = _model_labels(model)
+        contexts.append(_Context(model, settings, labels, label_text(labels), now_ns))
     for family in MODEL_FAMILIES:
-        if models:
-            lines += _head(family)
-        for model, texts in zip(models, label_texts, strict=True):
-            for extra, value in family.samples(model):
-                text = texts.get(extra)
-                if text is None:
-                    text = texts[extra] = _format_labels({**_model_labels(model), **dict(extra)})
-                lines.append(f"{family.name}{text} {_format_value(value)}")
+        own = added.pop(family.name, None)
+        samples = [] if own is None else list(own.samples)
+        if family.condition(settings):
+            for context in contexts:
+                samples += family.samples(family.name, context)
+        if samples:
+            yield Family(family.name, family.type, family.help, samples)
     for server_family in SERVER_FAMILIES:
-        server_value = server_family.value(server)
-        if server_value is not None:
-            lines += _head(server_family)
-            lines.append(f"{server_family.name} {_format_value(server_value)}")
-    lines.append("")
-    return "\n".join(lines)
+        own = added.pop(server_family.name, None)
+        samples = [*server_family.samples(server_family.name, server), *(() if own is None else own.samples)]
+        if samples:
+            yield Family(server_family.name, server_family.type, server_family.help, samples)
+    yield from added.values()
 
 
-def _model_labels(model: ModelMetrics) -> dict[str, str]:
-    labels = {f"_{name}": value for name, value in model.metric_tags.items()}
-    labels["model"] = model.statistics.name
-    labels["version"] = str(model.statistics.version)
+def _model_labels(model: ModelMetrics) -> list[tuple[str, str]]:
+    labels = [(f"_{name}", value) for name, value in model.metric_tags.items()]
+    labels.append(("model", model.statistics.name))
+    labels.append(("version", str(model.statistics.version)))
+    if model.namespace is not None:
+        labels.append(("namespace", model.namespace))
     return labels
-
-
-def _head(family: ModelFamily | ServerFamily) -> tuple[str, str]:
-    return f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.type}"
-
-
-def _format_labels(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{_escape(labels[name])}"' for name in sorted(labels)) + "}"
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def _format_value(value: float) -> str:
-    # Sixteen significant digits, as prometheus-cpp prints doubles. A short integer is the same in plain.
-    return str(value) if isinstance(value, int) and value < _LONGEST_PLAIN else f"{value:.16g}"

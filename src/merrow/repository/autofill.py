@@ -10,6 +10,7 @@ core/src/backend_model.cc: UpdateModelConfig.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from merrow.core.errors import InternalError, InvalidArgumentError
 from merrow.core.model_config import (
@@ -31,6 +32,8 @@ _TWO_INSTANCE_BACKENDS = frozenset({"onnxruntime", "tensorflow"})
 
 # Numbers of the members of the oneof `scheduling_choice`, as an error text names them.
 _SCHEDULING_CHOICES = {"dynamic_batching": 11, "sequence_batching": 13, "ensemble_scheduling": 15}
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 _PINNED_MEMORY = ModelOptimizationPolicyPinnedMemoryBuffer(enable=True)
 
@@ -147,13 +150,17 @@ def merge_completed(config: ModelConfig, completed: ModelConfig) -> ModelConfig:
 
 
 def normalize_instance_groups(
-    config: ModelConfig, gpu_ids: Collection[int] = (), preferred_cpu_instance_count: int = 0
+    config: ModelConfig,
+    gpu_ids: Collection[int] = (),
+    preferred_cpu_instance_count: int = 0,
+    takes_gpus: bool = True,
 ) -> ModelConfig:
     """Spell out the instance groups: at least one, each with name, kind and count.
 
     Args:
         gpu_ids: the GPUs that the server may use.
         preferred_cpu_instance_count: how many instances the backend wants on a CPU; 0 leaves it to Triton's default.
+        takes_gpus: whether a group of no particular kind goes to the GPUs.
     """
     if config.ensemble_scheduling is not None:
         return config
@@ -161,20 +168,23 @@ def normalize_instance_groups(
     return replace(
         config,
         instance_group=tuple(
-            _normalize_group(group, index, config, gpu_ids, preferred_cpu_instance_count)
+            _normalize_group(group, index, config, gpu_ids, preferred_cpu_instance_count, takes_gpus)
             for index, group in enumerate(groups)
         ),
     )
 
 
-def complete_ensemble(config: ModelConfig, is_decoupled: bool) -> ModelConfig:
-    """What an ensemble gets from its steps, whatever was written: its transaction policy, and no namespaces.
+def complete_ensemble(config: ModelConfig, is_decoupled: bool, namespaces: Mapping[str, str] = _NONE) -> ModelConfig:
+    """What an ensemble gets from its steps, whatever was written: its transaction policy, and their namespaces.
 
     Args:
         is_decoupled: whether one of the steps' models is.
+        namespaces: of the steps' models, by name; "" for one that is not in it.
     """
     assert config.ensemble_scheduling is not None
-    steps = tuple(replace(step, model_namespace="") for step in config.ensemble_scheduling.step)
+    steps = tuple(
+        replace(step, model_namespace=namespaces.get(step.model_name, "")) for step in config.ensemble_scheduling.step
+    )
     return replace(
         config,
         ensemble_scheduling=replace(config.ensemble_scheduling, step=steps),
@@ -228,10 +238,13 @@ def _normalize_group(
     config: ModelConfig,
     gpu_ids: Collection[int],
     preferred_cpu_instance_count: int,
+    takes_gpus: bool,
 ) -> ModelInstanceGroup:
     kind = group.kind
     if kind == "KIND_AUTO":
-        kind = "KIND_GPU" if gpu_ids and all(gpu in gpu_ids for gpu in group.gpus) else "KIND_CPU"
+        # Triton asks only whether there are GPUs; whoever installed a runtime without them would be refused.
+        is_gpu = takes_gpus and gpu_ids and all(gpu in gpu_ids for gpu in group.gpus)
+        kind = "KIND_GPU" if is_gpu else "KIND_CPU"
     count = group.count
     if count < 1:
         count = 2 if kind == "KIND_CPU" and config.backend in _TWO_INSTANCE_BACKENDS else 1

@@ -31,6 +31,17 @@ LARGEST_VERSION = 2**63 - 1
 _VERSION = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ModelId:
+    """Which model: its name and, with `--model-namespacing`, the repository that it is from (otherwise "")."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}::{self.name}" if self.namespace else self.name
+
+
 @dataclass(frozen=True, slots=True)
 class VersionDirectories:
     """The versions of a model, ascending, and a warning for each directory that looks like none."""

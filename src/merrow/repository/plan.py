@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from merrow.core.errors import ServerError
 from merrow.core.model_config import ModelConfig
 from merrow.repository import autofill, layout, scan, validation, version_policy
+from merrow.repository.layout import ModelId
 from merrow.repository.scan import ModelDirectory, ModelLocation
 from merrow.wire import model_config_text
 from merrow.wire.model_config_text import ConfigTextError
@@ -45,6 +46,11 @@ class ModelPlan:
     version policy selects, ascending; none is an error of the load (`version_policy.no_version_error`). `labels` are
     the class names by output; `label_error`, when set, fails each version after its configuration was validated.
     `warnings` are for the log. A `config_override` came with a load request and stands for config.pbtxt.
+
+    `source` is where the files are from: `directory` or, where that is a copy, its origin; "" if they came with a load
+    request. `modification_times` and, for a repository that is not on this machine, `entity_tags` tell a changed model,
+    by path. A `temporary_directory` holds the copy, and is removed with the last version that needs it. `composing` are
+    the models that an ensemble is made of, once they are known.
     """
 
     name: str
@@ -57,6 +63,15 @@ class ModelPlan:
     warnings: tuple[str, ...] = ()
     modification_times: Mapping[str, int] = field(default_factory=dict)
     config_override: str | None = None
+    source: str = ""
+    entity_tags: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = ""
+    temporary_directory: str = ""
+    composing: tuple[ModelId, ...] = ()
+
+    @property
+    def model_id(self) -> ModelId:
+        return ModelId(self.namespace, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +153,8 @@ def plan_model(
         config = _read_config(directory, settings, config_override)
         config = autofill.fill_backend(config, directory.name, directory.first_entries)
         config = autofill.normalize(config)
+        if directory.is_renamed:
+            config = replace(config, name=directory.name)
         validation.validate_config(config)
         if not settings.auto_complete:
             validation.validate_tensors(config)
@@ -159,6 +176,7 @@ def plan_model(
         config=config,
         versions=selection.versions,
         repository=directory.repository,
+        source=directory.directory,
         warnings=(*found.warnings, *missing),
         modification_times=directory.modification_times,
         config_override=config_override,
@@ -170,6 +188,7 @@ def finish_config(
     completed: ModelConfig | None,
     gpu_ids: Collection[int] = (),
     preferred_cpu_instance_count: int = 0,
+    takes_gpus: bool = True,
 ) -> ModelConfig:
     """The configuration that a version runs with and the config endpoint prints.
 
@@ -178,13 +197,14 @@ def finish_config(
         completed: what the backend's auto-completion returned; None when that is off.
         gpu_ids: the GPUs that the server may use.
         preferred_cpu_instance_count: how many instances the backend wants on a CPU where the configuration is silent.
+        takes_gpus: whether a group of no particular kind goes to the GPUs.
 
     Raises:
         ServerError: the completed configuration is impossible; the load fails with this text.
     """
     if completed is not None:
         config = autofill.merge_completed(config, completed)
-    config = autofill.normalize_instance_groups(config, gpu_ids, preferred_cpu_instance_count)
+    config = autofill.normalize_instance_groups(config, gpu_ids, preferred_cpu_instance_count, takes_gpus)
     validation.validate_instance_groups(config, gpu_ids)
     validation.validate_tensors(config)
     return config
@@ -198,18 +218,25 @@ def config_json(config: ModelConfig) -> str:
 def change_between(loaded: ModelPlan, found: ModelPlan) -> Change:
     """What must be done about a loaded model, given a fresh plan of the same directory.
 
-    Only a path that is new or has a newer time counts as a change; a deletion shows in its directory's time.
+    Only a path that is new or has a newer time counts as a change; a deletion shows in its directory's time. Tags,
+    which a file elsewhere has instead, need only differ.
     """
-    changed = [
-        path for path, time in found.modification_times.items() if time > loaded.modification_times.get(path, -1)
-    ]
-    if not changed and loaded.directory == found.directory and found.config_override in (None, loaded.config_override):
+    if loaded.source != found.source or not found.source:
+        return Change.RELOAD
+    changed = changed_paths(loaded, found.modification_times, found.entity_tags)
+    if not changed and found.config_override in (None, loaded.config_override):
         return Change.NONE
     # The model's own directory changes when an editor replaces the file.
-    only_config = set(changed) <= {layout.CONFIG_FILE, ""}
-    if only_config and loaded.directory == found.directory and _is_instance_change(loaded.config, found.config):
+    if changed <= {layout.CONFIG_FILE, ""} and _is_instance_change(loaded.config, found.config):
         return Change.INSTANCES
     return Change.RELOAD
+
+
+def changed_paths(loaded: ModelPlan, modification_times: Mapping[str, int], entity_tags: Mapping[str, str]) -> set[str]:
+    """The paths of a model that are other than when it was loaded."""
+    changed = {path for path, time in modification_times.items() if time > loaded.modification_times.get(path, -1)}
+    changed |= {path for path, tag in entity_tags.items() if loaded.entity_tags.get(path) != tag}
+    return changed | (set(loaded.entity_tags) - set(entity_tags))
 
 
 class _PlanError(Exception):
@@ -235,4 +262,7 @@ def _read_config(directory: ModelDirectory, settings: PlanSettings, config_overr
 
 
 def _is_instance_change(loaded: ModelConfig, found: ModelConfig) -> bool:
+    # Requests with any number of responses are bound to their instance, which cannot leave before they are over.
+    if found.is_decoupled or found.is_ensemble:
+        return False
     return found == replace(loaded, instance_group=found.instance_group, version_policy=found.version_policy)

@@ -4,16 +4,21 @@ Every function blocks, so none is called on the loop's thread. What they return 
 decides on.
 """
 
+import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from merrow.core.errors import InternalError, UnsupportedError
 from merrow.core.model_config import ModelConfig
 from merrow.repository import layout
+
+_ENSEMBLE = re.compile(rb"platform\s*:\s*[\x22']ensemble[\x22']")
+_BLOCK_BYTE_SIZE = 1024 * 1024
 
 
 class RepositoryError(Exception):
@@ -22,11 +27,15 @@ class RepositoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """A model's directory, found in a repository but not looked into."""
+    """A model's directory, found in a repository but not looked into.
+
+    `is_renamed`: the name is not that of the directory, and counts more than the one in its configuration.
+    """
 
     name: str
     directory: str
     repository: str
+    is_renamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class ModelDirectory:
     subdirectories: tuple[str, ...] = ()
     first_entries: Mapping[str, bool] = field(default_factory=dict)
     modification_times: Mapping[str, int] = field(default_factory=dict)
+    is_renamed: bool = False
 
 
 def list_models(repositories: Iterable[str]) -> list[ModelLocation]:
@@ -72,6 +82,33 @@ def find_model(repositories: Iterable[str], name: str) -> list[ModelLocation]:
         ModelLocation(name, directory, repository)
         for repository in repositories
         if os.path.isdir(directory := os.path.join(repository, name))
+    ]
+
+
+def list_container_models(directory: str, name: str) -> list[ModelLocation]:
+    """The models of a container's directory, first the one that is served, which gets this name.
+
+    The directory is a model's own, or has a directory for each of several models: then an ensemble is the one that is
+    served, or else the first, and the others keep the names of their directories.
+
+    Raises:
+        RepositoryError: there is no such directory.
+    """
+    try:
+        subdirectories = _subdirectories(directory)
+    except OSError:
+        raise RepositoryError(f"failed to register '{directory}', repository not found") from None
+    configs = {
+        subdirectory: _read_if_present(os.path.join(directory, subdirectory, layout.CONFIG_FILE))
+        for subdirectory in sorted(subdirectories)
+    }
+    models = [subdirectory for subdirectory, config in configs.items() if config is not None]
+    if not models:
+        return [ModelLocation(name, directory, directory, is_renamed=True)]
+    served = next((model for model in models if _ENSEMBLE.search(configs[model] or b"")), models[0])
+    return [
+        ModelLocation(name if model == served else model, os.path.join(directory, model), directory, model == served)
+        for model in sorted(models, key=lambda model: model != served)
     ]
 
 
@@ -105,6 +142,7 @@ def scan_model(location: ModelLocation, config_name: str = "") -> ModelDirectory
             subdirectories=tuple(subdirectories),
             first_entries=first_entries,
             modification_times=read_modification_times(directory),
+            is_renamed=location.is_renamed,
         )
     except OSError as error:
         raise InternalError(f"failed to read {error.filename}: {error.strerror}") from None
@@ -170,11 +208,57 @@ def read_warmup_file(directory: str, name: str) -> bytes:
     return _read_file(path)
 
 
+def read_files(directory: str) -> Iterator[tuple[str, bytes]]:
+    """Every file below a directory, by relative path, in order.
+
+    Raises:
+        InternalError: one cannot be read.
+    """
+    paths = [
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+        if not name.endswith(".pyc")
+    ]
+    for path in sorted(paths):
+        yield path, _read_file(os.path.join(directory, path))
+
+
+def read_initial_state_file(directory: str, name: str) -> bytes:
+    """A file of a model's `initial_state` directory.
+
+    Raises:
+        UnsupportedError: it lies outside.
+        InternalError: it cannot be read.
+    """
+    path = os.path.join(directory, layout.INITIAL_STATE_DIRECTORY, name)
+    if not layout.contains_path(name):
+        raise UnsupportedError(f"initial state file path '{path}' is outside the model's initial_state directory")
+    return _read_file(path)
+
+
+def digest_of_file(directory: str, hash_name: str, path: str) -> str:
+    """The digest, in hexadecimal, of a file of a model; `path` is relative to `directory`, and has been checked.
+
+    Raises:
+        InternalError: it cannot be read.
+    """
+    full_path = os.path.join(directory, path)
+    digest = hashlib.new(hash_name.lower(), usedforsecurity=False)
+    try:
+        with open(full_path, "rb") as file:
+            while block := file.read(_BLOCK_BYTE_SIZE):
+                digest.update(block)
+    except OSError as error:
+        raise InternalError(f"failed to open file for read {full_path}: {error.strerror}") from None
+    return digest.hexdigest()
+
+
 def write_file_overrides(files: Mapping[str, bytes]) -> str:
     """Make a model directory of the files that a load request brings, by their paths in it.
 
     Returns:
-        A new temporary directory; `remove_file_overrides` must be called once the model is unloaded.
+        A new temporary directory; `remove_temporary_directory` must be called once the model is unloaded.
 
     Raises:
         InvalidArgumentError: a path lies outside the directory; nothing has been written.
@@ -189,13 +273,13 @@ def write_file_overrides(files: Mapping[str, bytes]) -> str:
             with open(path, "wb") as file:
                 file.write(content)
     except OSError as error:
-        remove_file_overrides(directory)
+        remove_temporary_directory(directory)
         raise InternalError(f"failed to write {error.filename}: {error.strerror}") from None
     return directory
 
 
-def remove_file_overrides(directory: str) -> None:
-    """Remove what `write_file_overrides` made."""
+def remove_temporary_directory(directory: str) -> None:
+    """Remove a directory that was made for one model."""
     shutil.rmtree(directory, ignore_errors=True)
 
 

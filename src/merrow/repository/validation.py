@@ -54,8 +54,7 @@ def validate_config(config: ModelConfig) -> None:
         raise InvalidArgumentError(f"'max_batch_size' must be non-negative value for {config.name}")
     if config.dynamic_batching is not None:
         _check_dynamic_batching(config, config.dynamic_batching)
-    if config.has_response_cache:
-        _check_response_cache(config)
+    check_response_cache(config)
     if config.sequence_batching is not None:
         _check_sequence_batching(config, config.sequence_batching)
     if config.ensemble_scheduling is not None:
@@ -159,7 +158,14 @@ def _check_dynamic_batching(config: ModelConfig, batching: ModelDynamicBatching)
                 )
 
 
-def _check_response_cache(config: ModelConfig) -> None:
+def check_response_cache(config: ModelConfig) -> None:
+    """Refuse the response cache where it cannot work; once more when the model, or its steps, completed the rest.
+
+    Raises:
+        InvalidArgumentError
+    """
+    if not config.has_response_cache:
+        return
     subject = f"Response Cache does not currently support model {config.name} with"
     if config.sequence_batching is not None:
         raise InvalidArgumentError(f"{subject} sequence batching scheduler. Please disable the response cache.")

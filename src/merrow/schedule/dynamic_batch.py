@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from merrow.core.errors import UnavailableError
 from merrow.core.model_config import ModelConfig, ModelQueuePolicy
 from merrow.core.request import Request
+from merrow.core.response import Response
+from merrow.schedule.base import BatchCut, Refusal, RunBatch, not_iterative
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,6 @@ class BatchPolicy:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RunBatch:
-    """Decision: execute `requests` together, rows concatenated in this order."""
-
-    requests: tuple[Request, ...]
-
-
 class _Level:
     """The queue of one priority level: those within their time-out, then those past it."""
 
@@ -82,11 +77,13 @@ class _Level:
 
 
 class DynamicBatcher:
-    """The queue of one model.
+    """The queue of one model; a `schedule.base.Scheduler`. Every batch suits every instance.
 
     Call `enqueue` for each request; whenever an instance is free, call `decide` until it returns None; call `expire`
     and then `decide` when `next_deadline_ns` has come.
     """
+
+    follows_requests = False
 
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy = policy
@@ -104,6 +101,13 @@ class DynamicBatcher:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def held_count(self) -> int:
+        return self._count
+
+    def add_instance(self) -> None:
+        """All instances are alike."""
+
     def enqueue(self, request: Request, now_ns: int) -> None:
         """Add a request; sets its `queue_ns`.
 
@@ -114,7 +118,7 @@ class DynamicBatcher:
         policy = level.policy
         if policy.max_queue_size and len(level) >= policy.max_queue_size:
             raise UnavailableError(f"{request.log_prefix}Exceeds maximum queue size")
-        request.queue_ns = now_ns
+        request.queue_ns = request.batcher_ns = now_ns
         level.waiting.append(request)
         self._count += 1
         timeout_us = policy.default_timeout_microseconds
@@ -124,8 +128,8 @@ class DynamicBatcher:
             self._enqueued += 1
             heapq.heappush(self._timeouts, (now_ns + timeout_us * 1000, self._enqueued, request, level))
 
-    def remove(self, request: Request) -> bool:
-        """Take out a request whose client has left; False when it is no longer queued."""
+    def cancel(self, request: Request, now_ns: int) -> list[Request]:
+        """Take out a request whose client has left; empty when it is no longer queued."""
         level = self._level_of(request)
         for queue in (level.waiting, level.delayed):
             try:
@@ -133,8 +137,8 @@ class DynamicBatcher:
             except ValueError:
                 continue
             self._count -= 1
-            return True
-        return False
+            return [request]
+        return []
 
     def drain(self) -> list[Request]:
         """Take out everything, in order."""
@@ -146,9 +150,9 @@ class DynamicBatcher:
         self._count = 0
         return requests
 
-    def expire(self, now_ns: int) -> list[Request]:
+    def expire(self, now_ns: int) -> list[Refusal]:
         """Apply due time-outs: refused requests are taken out and returned, delayed ones moved back."""
-        refused: list[Request] = []
+        refused: list[Refusal] = []
         while self._timeouts and self._timeouts[0][0] <= now_ns:
             _, _, request, level = heapq.heappop(self._timeouts)
             try:
@@ -159,7 +163,7 @@ class DynamicBatcher:
                 level.delayed.append(request)
             else:
                 self._count -= 1
-                refused.append(request)
+                refused.append(Refusal(request, UnavailableError("Request timeout expired")))
         return refused
 
     def next_deadline_ns(self) -> int | None:
@@ -176,11 +180,54 @@ class DynamicBatcher:
             self._timeouts.clear()
         return self._timeouts[0][0] if self._timeouts else None
 
-    def decide(self, now_ns: int) -> RunBatch | None:
-        """The next batch for a free instance, or None to wait.
+    def decide(self, now_ns: int, instance: int = 0) -> RunBatch | None:
+        """The next batch for a free instance, whichever it is, or None to wait.
 
         Sets the deadline that `next_deadline_ns` returns: the end of the queue delay where one is being waited out.
         """
+        choice = self._choose(now_ns)
+        if choice is None:
+            return None
+        count, cut = choice
+        return self._take(count, cut)
+
+    def has_batch(self, now_ns: int, instance: int = 0) -> bool:
+        return self._choose(now_ns) is not None
+
+    def complete(self, request: Request) -> None:
+        """Nothing is added to requests."""
+
+    def release(self, request: Request, response: Response | None, now_ns: int) -> None:
+        """Nothing is kept of a request that ran."""
+
+    def reschedule(self, request: Request, now_ns: int) -> None:
+        """Raises: only sequences are executed more than once."""
+        raise not_iterative()
+
+    def update_state(self, request: Request, response: Response) -> None:
+        """Requests share no state."""
+
+    def lose_instance(self, instance: int, now_ns: int) -> list[Request]:
+        """Whatever waits can run elsewhere."""
+        return []
+
+    def retire_instance(self, instance: int, now_ns: int) -> bool:
+        """Nothing is pinned to an instance."""
+        return True
+
+    def restore_instance(self, instance: int, now_ns: int) -> None:
+        """Nothing was lost."""
+
+    def check_invariants(self) -> None:
+        """For tests: the counts agree with the queues, and no bound is broken."""
+        assert self._count == sum(len(level) for level in self._levels)
+        for level in self._levels:
+            assert not level.policy.max_queue_size or len(level) <= level.policy.max_queue_size
+            arrivals = [request.batcher_ns for request in level.waiting]
+            assert arrivals == sorted(arrivals)
+
+    def _choose(self, now_ns: int) -> tuple[int, BatchCut] | None:
+        """How many requests from the head of the queue run together now, and why no more; None to wait."""
         self._delay_deadline_ns = None
         if not self._count:
             return None
@@ -191,42 +238,43 @@ class DynamicBatcher:
         first_key: Hashable = None
         oldest_ns = now_ns
         total = count = best = 0
-        is_closed = False
+        # Whether the best so far is all that fits, and no preferred size.
+        is_best_full = False
+        # What stopped the walk before the end of the queue.
+        stop: BatchCut | None = None
         for request in self._walk():
             rows = request.batch_size
             if count:
                 if not best and total + rows > max_preferred:
                     best = count
+                    is_best_full = True
                 if total + rows > max_batch_size:
-                    is_closed = True
+                    stop = BatchCut.FULL
                     break
                 if batch_key is not None and batch_key(request) != first_key:
-                    is_closed = True
+                    stop = BatchCut.MISMATCH
                     break
             elif batch_key is not None:
                 first_key = batch_key(request)
             total += rows
             count += 1
-            if request.queue_ns < oldest_ns:
-                oldest_ns = request.queue_ns
+            if request.batcher_ns < oldest_ns:
+                oldest_ns = request.batcher_ns
             if total in policy.preferred_batch_sizes:
                 best = count
+                is_best_full = False
         delay_ns = policy.max_queue_delay_ns
         is_due = now_ns - oldest_ns >= delay_ns
         if best and (not delay_ns or not is_due):
-            return self._take(best)
-        if is_closed or is_due or total >= max_preferred:
-            return self._take(count)
+            return best, BatchCut.FULL if is_best_full else BatchCut.PREFERRED_SIZE
+        if stop is not None:
+            return count, stop
+        if total >= max_preferred:
+            return count, BatchCut.FULL
+        if is_due:
+            return count, BatchCut.QUEUE_DELAY if delay_ns else BatchCut.NOTHING_TO_WAIT_FOR
         self._delay_deadline_ns = oldest_ns + delay_ns
         return None
-
-    def check_invariants(self) -> None:
-        """For tests: the counts agree with the queues, and no bound is broken."""
-        assert self._count == sum(len(level) for level in self._levels)
-        for level in self._levels:
-            assert not level.policy.max_queue_size or len(level) <= level.policy.max_queue_size
-            arrivals = [request.queue_ns for request in level.waiting]
-            assert arrivals == sorted(arrivals)
 
     def _level_of(self, request: Request) -> _Level:
         levels = self._policy.priority_levels
@@ -240,11 +288,11 @@ class DynamicBatcher:
             yield from level.waiting
             yield from level.delayed
 
-    def _take(self, count: int) -> RunBatch:
+    def _take(self, count: int, cut: BatchCut) -> RunBatch:
         taken: list[Request] = []
         for level in self._levels:
             for queue in (level.waiting, level.delayed):
                 while queue and len(taken) < count:
                     taken.append(queue.popleft())
         self._count -= len(taken)
-        return RunBatch(tuple(taken))
+        return RunBatch(tuple(taken), cut)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +24,8 @@ _STARTED = {
     "grpc": re.compile(r"Started GRPCInferenceService at (\S+):(\d+)"),
     "metrics": re.compile(r"Started Metrics Service at (\S+):(\d+)"),
     "all": re.compile(r"Started all services at (\S+):(\d+)"),
+    "sagemaker": re.compile(r"Started Sagemaker HTTPService at (\S+):(\d+)"),
+    "vertex-ai": re.compile(r"Started Vertex AI HTTPService at (\S+):(\d+)"),
 }
 _SERVING = '] "Serving, '
 
@@ -41,6 +44,8 @@ class RunningServer:
         repository: the model repository; None to name it, or not, among the arguments.
         arguments: further flags of `merrow serve`.
         environment: variables to set besides the inherited ones.
+        command_prefix: what runs the command, if something does: `unshare`, `taskset`, ...
+        has_input: whether `write` will be used; standard input is empty otherwise.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class RunningServer:
         repository: Path | None,
         *arguments: str,
         environment: dict[str, str] | None = None,
+        command_prefix: Sequence[str] = (),
+        has_input: bool = False,
         start_timeout_seconds: float = 60,
         stop_timeout_seconds: float = 20,
     ) -> None:
@@ -55,6 +62,8 @@ class RunningServer:
         self._arguments += _free_ports(arguments)
         self._arguments += arguments
         self._environment = environment or {}
+        self._command_prefix = command_prefix
+        self._has_input = has_input
         self._start_timeout_seconds = start_timeout_seconds
         self._stop_timeout_seconds = stop_timeout_seconds
         self._lines: list[str] = []
@@ -80,9 +89,9 @@ class RunningServer:
         source = str(Path(merrow.__file__).parents[1])
         python_path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "merrow", "serve", *self._arguments],
+            [*self._command_prefix, sys.executable, "-m", "merrow", "serve", *self._arguments],
             env={**os.environ, "PYTHONPATH": python_path, **self._environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if self._has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,6 +119,13 @@ class RunningServer:
         if not self._wait_for_lines(text, line_count, timeout_seconds):
             raise TimeoutError(f"no line with {text!r} in\n{self.log}")
 
+    def write(self, text: str) -> None:
+        """Type this at the process; needs `has_input`."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(text)
+        self._process.stdin.flush()
+
     def stop(self) -> int:
         """End the process and return its exit code; negative if a signal ended it."""
         process = self._process
@@ -123,6 +139,8 @@ class RunningServer:
         process, reader = self._process, self._reader
         assert process is not None, "the server was never started"
         assert reader is not None
+        if process.stdin is not None:
+            process.stdin.close()
         try:
             process.wait(self._stop_timeout_seconds)
         except subprocess.TimeoutExpired:
@@ -152,6 +170,14 @@ class RunningServer:
     @property
     def metrics_url(self) -> str:
         return self._address_of("metrics")
+
+    @property
+    def sagemaker_url(self) -> str:
+        return self._address_of("sagemaker")
+
+    @property
+    def vertex_ai_url(self) -> str:
+        return self._address_of("vertex-ai")
 
     def _address_of(self, service: str) -> str:
         return self._addresses.get(service) or self._addresses["all"]

@@ -29,7 +29,7 @@ _AnyMessage = TypeVar("_AnyMessage", bound=Message)
 
 def decode_empty_request(message: Buffer) -> None:
     """A ServerLiveRequest, ServerReadyRequest or ServerMetadataRequest: none has a field."""
-    _parse(grpc_service_pb2.ServerLiveRequest, message)
+    parse_message(grpc_service_pb2.ServerLiveRequest, message)
 
 
 def decode_model_request(message: Buffer) -> tuple[str, str]:
@@ -37,7 +37,7 @@ def decode_model_request(message: Buffer) -> tuple[str, str]:
 
     ModelReady-, ModelMetadata-, ModelConfig- and ModelStatisticsRequest have the same two fields.
     """
-    request = _parse(grpc_service_pb2.ModelReadyRequest, message)
+    request = parse_message(grpc_service_pb2.ModelReadyRequest, message)
     return request.name, request.version
 
 
@@ -47,7 +47,7 @@ def decode_index_request(message: Buffer) -> bool:
     Raises:
         UnsupportedError: a repository is named.
     """
-    request = _parse(grpc_service_pb2.RepositoryIndexRequest, message)
+    request = parse_message(grpc_service_pb2.RepositoryIndexRequest, message)
     _check_no_repository(request.repository_name)
     return request.ready
 
@@ -59,7 +59,7 @@ def decode_load_request(message: Buffer) -> tuple[str, LoadOptions]:
         UnsupportedError: a repository is named.
         InvalidArgumentError: a parameter is unknown, or of the wrong type.
     """
-    request = _parse(grpc_service_pb2.RepositoryModelLoadRequest, message)
+    request = parse_message(grpc_service_pb2.RepositoryModelLoadRequest, message)
     _check_no_repository(request.repository_name)
     config: str | None = None
     files: dict[str, bytes] = {}
@@ -86,7 +86,7 @@ def decode_unload_request(message: Buffer) -> tuple[str, bool]:
         UnsupportedError: a repository is named.
         InvalidArgumentError: `unload_dependents` is no boolean.
     """
-    request = _parse(grpc_service_pb2.RepositoryModelUnloadRequest, message)
+    request = parse_message(grpc_service_pb2.RepositoryModelUnloadRequest, message)
     _check_no_repository(request.repository_name)
     unload_dependents = False
     if "unload_dependents" in request.parameters:
@@ -99,7 +99,7 @@ def decode_unload_request(message: Buffer) -> tuple[str, bool]:
 
 def decode_health_request(message: Buffer) -> None:
     """A HealthCheckRequest; which service it asks for makes no difference."""
-    _parse(health_pb2.HealthCheckRequest, message)
+    parse_message(health_pb2.HealthCheckRequest, message)
 
 
 def encode_server_live(is_live: bool) -> bytes:
@@ -162,7 +162,8 @@ def encode_repository_index(entries: Iterable[IndexEntryLike]) -> bytes:
     return response.SerializeToString()
 
 
-def _parse(message_class: type[_AnyMessage], message: Buffer) -> _AnyMessage:
+def parse_message(message_class: type[_AnyMessage], message: Buffer) -> _AnyMessage:
+    """Raises InternalError for bytes that are no such message."""
     try:
         return message_class.FromString(bytes(message))
     except DecodeError:

@@ -29,6 +29,7 @@ from merrow.core.errors import (
     InvalidArgumentError,
     ServerError,
 )
+from merrow.core.region import RegionSlice
 from merrow.core.request import Request, ResponseSink, log_prefix
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
@@ -36,7 +37,7 @@ from merrow.wire.binary_tensor import split_body
 from merrow.wire.classification import classify
 from merrow.wire.infer_parameters_json import RequestParameters, decode_request_parameters, encode_parameter
 from merrow.wire.json_tensor import decode_json_data, encode_json_data
-from merrow.wire.regions import NoSharedMemoryRegions, SharedMemoryRegions, write_to_region
+from merrow.wire.regions import NoSharedMemoryRegions, SharedMemoryRegions, tensor_of_region, write_to_region
 from merrow.wire.triton_json import (
     NOT_ARRAY,
     NOT_BOOL,
@@ -73,7 +74,7 @@ class OutputForm:
 
     is_binary: bool = False
     class_count: int = 0
-    region: memoryview | None = None
+    region: RegionSlice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class OutputForms:
         """Whether tensors of more than so many bytes in all would be written as JSON."""
         total = 0
         for output in outputs:
-            total += len(output.data)
+            total += output.byte_size
         if total <= byte_size:
             # The common case, without a look at the forms.
             return False
@@ -95,7 +96,7 @@ class OutputForms:
         for output in outputs:
             form = self.by_name.get(output.name, self.default)
             if not form.is_binary and form.region is None:
-                json_byte_size += len(output.data)
+                json_byte_size += output.byte_size
         return json_byte_size > byte_size
 
 
@@ -294,7 +295,12 @@ class InferJsonCodec:
                 self._known_headers.clear()
             content.inputs = {}
             self._known_headers[key] = _KnownHeader(content)
-        return self._build(content.id, content, inputs, sink), content.forms
+        request = self._build(content.id, content, inputs, sink)
+        by_name = content.forms.by_name
+        if by_name:
+            regions = {name: form.region for name, form in by_name.items() if form.region is not None}
+            request.output_regions = regions or None
+        return request, content.forms
 
     def _decode_content(self, json_part: bytes | bytearray, binary_part: memoryview) -> _Content:
         """`decode_json` and `_decode_document` in one: counting members costs less on the way than afterwards."""
@@ -375,7 +381,8 @@ class InferJsonCodec:
             else:
                 region = self._find_region(parameters)
                 assert region is not None
-                data = region
+                inputs[name] = tensor_of_region(name, datatype, shape, region)
+                continue
             inputs[name] = Tensor(name, datatype, shape, data)
         if position != binary_byte_size:
             raise InvalidArgumentError(f"unexpected additional input data for model '{self._model_name}'")
@@ -473,7 +480,7 @@ class InferJsonCodec:
             return OutputForm(is_binary, class_count)
         return BINARY_OUTPUT if is_binary else JSON_OUTPUT
 
-    def _find_region(self, parameters: dict[str, Any]) -> memoryview | None:
+    def _find_region(self, parameters: dict[str, Any]) -> RegionSlice | None:
         """The shared memory that parameters name; None if they name none. Their types are checked either way."""
         name = parameters.get("shared_memory_region")
         if type(name) is not str and "shared_memory_region" in parameters:
@@ -483,7 +490,7 @@ class InferJsonCodec:
             offset = _uint(parameters, "shared_memory_offset", "Unable to parse")
         if "shared_memory_byte_size" in parameters:
             byte_size = _uint(parameters, "shared_memory_byte_size", "Unable to parse")
-        return None if name is None else self._regions.view(cut_at_nul(name), offset, byte_size)
+        return None if name is None else self._regions.find(cut_at_nul(name), offset, byte_size)
 
     def _encode_output_start(self, tensor: Tensor) -> bytes:
         """An output's JSON as far as it is the same for every tensor of this shape."""

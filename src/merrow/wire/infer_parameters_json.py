@@ -100,22 +100,28 @@ def _decode_parameter(parameters: RequestParameters, members: dict[str, Any], na
             "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
         )
     else:
-        if name not in members:
-            # The name was cut at a NUL, and is looked up by what is left of it.
-            raise InternalError(f"parameter key '{name}' was not found in the JSON")
-        value = members[name]
-        kind = type(value)
-        if kind is str:
-            value = cut_at_nul(value)
-        elif kind is int and value > _MAX_INT64:
-            value = float(value)
-        elif kind not in (bool, int, float):
-            raise InvalidArgumentError(
-                f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'."
-            )
         if parameters.custom is None:
             parameters.custom = {}
-        parameters.custom[name] = value
+        parameters.custom[name] = decode_custom_parameter(members, name)
+
+
+def decode_custom_parameter(members: dict[str, Any], name: str) -> ParameterValue:
+    """The value of a parameter that is for the model; `name` has been cut at its NUL.
+
+    Raises:
+        InternalError: there is none of what was left of the name.
+        InvalidArgumentError: the value has a type that no parameter has.
+    """
+    if name not in members:
+        raise InternalError(f"parameter key '{name}' was not found in the JSON")
+    value = members[name]
+    if type(value) is str:
+        return cut_at_nul(value)
+    if type(value) is int:
+        return float(value) if value > _MAX_INT64 else value
+    if type(value) is bool or type(value) is float:
+        return value
+    raise InvalidArgumentError(f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.")
 
 
 def _decode_correlation_id(members: dict[str, Any]) -> int | str:

@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 
 from merrow.core.errors import InternalError, InvalidArgumentError
 from merrow.core.model_config import ModelConfig
+from merrow.core.region import RegionSlice
 from merrow.core.request import Request, ResponseSink, log_prefix
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
@@ -40,7 +41,7 @@ from merrow.wire.proto_parameters import (
     decode_request_parameters,
     encode_response_parameter,
 )
-from merrow.wire.regions import NoSharedMemoryRegions, SharedMemoryRegions, write_to_region
+from merrow.wire.regions import NoSharedMemoryRegions, SharedMemoryRegions, tensor_of_region, write_to_region
 from merrow.wire.triton_json import cut_at_nul
 
 FINAL_RESPONSE = "triton_final_response"
@@ -72,7 +73,7 @@ class ProtoOutputForms:
 
     has_batch_dim: bool = False
     class_counts: Mapping[str, int] = field(default_factory=dict)
-    regions: Mapping[str, memoryview] = field(default_factory=dict)
+    regions: Mapping[str, RegionSlice] = field(default_factory=dict)
     # A stream says when a decoupled request is over, even if the model sends nothing more.
     wants_empty_final_response: bool = False
 
@@ -378,7 +379,9 @@ def _decode_slowly(
             (replace(forms, has_batch_dim=False), replace(forms, has_batch_dim=True)),
         )
     head.was_valid = True
-    return _build_request(fields, parsed, model_version, sink, inputs, requested_outputs), forms
+    request = _build_request(fields, parsed, model_version, sink, inputs, requested_outputs)
+    request.output_regions = forms.regions or None
+    return request, forms
 
 
 def _names_of(
@@ -419,8 +422,10 @@ def _decode_inputs(
                     f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for "
                     f"model '{model_name}'"
                 )
-            data = regions.view(region.name, region.offset, region.byte_size)
-        elif has_contents:
+            found = regions.find(region.name, region.offset, region.byte_size)
+            inputs[name] = tensor_of_region(name, datatype, tuple(tensor.shape), found)
+            continue
+        if has_contents:
             if parsed.raw_contents:
                 raise InvalidArgumentError(
                     f"contents field must not be specified when using raw_input_contents for '{tensor.name}' for "
@@ -446,7 +451,7 @@ def _decode_forms(
     if not any(output.parameters for output in message.outputs):
         return _PLAIN_FORMS[has_batch_dim, wants_empty_final_response]
     class_counts: dict[str, int] = {}
-    regions: dict[str, memoryview] = {}
+    regions: dict[str, RegionSlice] = {}
     for output in message.outputs:
         name = cut_at_nul(output.name)
         region = decode_region(output.parameters, output.name)
@@ -456,7 +461,7 @@ def _decode_forms(
                 raise InvalidArgumentError("output can't set both 'shared_memory_region' and 'classification'")
             class_counts[name] = class_count
         elif region is not None:
-            regions[name] = known_regions.view(region.name, region.offset, region.byte_size)
+            regions[name] = known_regions.find(region.name, region.offset, region.byte_size)
     return ProtoOutputForms(has_batch_dim, class_counts, regions, wants_empty_final_response)
 
 
@@ -481,13 +486,13 @@ def _encode_response(
             if class_count is not None:
                 tensor = classify(tensor, class_count, forms.has_batch_dim, labels.get(tensor.name, ()))
         pieces.append(_output_header(tensor.name, tensor.datatype, tuple(tensor.shape)))
-        data = tensor.data
-        if forms.regions:
-            region = forms.regions.get(tensor.name)
-            if region is not None:
-                write_to_region(tensor, region)
-                # An empty entry keeps the others in step with the outputs.
-                data = b""
+        region = forms.regions.get(tensor.name) if forms.regions else None
+        if region is None:
+            data = tensor.data
+        else:
+            write_to_region(tensor, region)
+            # An empty entry keeps the others in step with the outputs.
+            data = b""
         contents.append(data)
         content_byte_size += len(data)
     if content_byte_size < SMALL_MESSAGE_BYTE_SIZE:

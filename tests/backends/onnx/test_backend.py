@@ -1,5 +1,7 @@
 """The runtime at work, on models of one or two nodes."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -30,6 +32,7 @@ from merrow.core.model_config import (
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
+from merrow.testing.recording_host import RecordingHost
 
 
 class Repository:
@@ -68,7 +71,9 @@ class Repository:
     def load(self, config: ModelConfig | None = None, **parameters: str):
         config = self.complete() if config is None else config
         config.parameters.update({key: ModelParameter(value) for key, value in parameters.items()})
-        return OnnxBackend().create_instance(self.context(config), InstanceDescription("m_0", "KIND_CPU", 0))
+        return OnnxBackend().create_instance(
+            self.context(config), InstanceDescription("m_0", "KIND_CPU", 0), RecordingHost()
+        )
 
     def refusal(self, config: ModelConfig | None = None, **parameters: str) -> ServerError:
         with pytest.raises(ServerError) as refusal:
@@ -225,8 +230,39 @@ class TestLoading:
 
         with pytest.raises(UnsupportedError, match="'m_0' of model 'm' has kind KIND_GPU"):
             OnnxBackend().create_instance(
-                repository.context(repository.complete()), InstanceDescription("m_0", "KIND_GPU", 0)
+                repository.context(repository.complete()), InstanceDescription("m_0", "KIND_GPU", 0), RecordingHost()
             )
+
+    def test_providers_of_an_instance_on_a_gpu(self, repository, monkeypatch):
+        """Of a package that has them: none is installed where the tests run."""
+        opened = []
+        providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(onnx_backend.onnxruntime, "get_available_providers", lambda: providers)
+        session = onnx_backend._open_session
+
+        def open_session(path, options, providers):
+            opened.append(providers)
+            return session(path, options, ["CPUExecutionProvider"])
+
+        monkeypatch.setattr(onnx_backend, "_open_session", open_session)
+        repository.write_identity(TensorProto.FLOAT, [2])
+        config = repository.complete()
+        config.parameters["gpu_mem_limit"] = ModelParameter("1000")
+        accelerators = ModelOptimizationPolicyExecutionAccelerators(
+            gpu_execution_accelerator=(
+                ModelOptimizationPolicyExecutionAcceleratorsAccelerator("tensorrt", {"trt_fp16_enable": "1"}),
+            )
+        )
+        assert OnnxBackend().takes_gpus
+        for optimization in (None, ModelOptimizationPolicy(execution_accelerators=accelerators)):
+            OnnxBackend().create_instance(
+                repository.context(replace(config, optimization=optimization)),
+                InstanceDescription("m_0", "KIND_GPU", 3),
+                RecordingHost(),
+            )
+        cuda = ("CUDAExecutionProvider", {"gpu_mem_limit": "1000", "device_id": "3"})
+        tensorrt = ("TensorrtExecutionProvider", {"trt_fp16_enable": "1", "device_id": "3"})
+        assert opened[-2:] == [(cuda, "CPUExecutionProvider"), (tensorrt, cuda, "CPUExecutionProvider")]
 
     def test_without_the_package_the_error_names_the_extra(self, monkeypatch):
         monkeypatch.setattr(onnx_backend, "onnxruntime", None)
@@ -253,6 +289,18 @@ class TestParameters:
         config = ModelConfig(name="m", instance_group=(ModelInstanceGroup(count=2), ModelInstanceGroup(count=1)))
 
         assert self.options(repository.load(repository.complete(config))).intra_op_num_threads == 2
+
+    def test_no_more_batches_at_once_than_there_are_shares_of_the_cores(self, monkeypatch):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
+        limit = OnnxBackend().batch_limit
+        passive = ModelInstanceGroup(count=8, passive=True)
+
+        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=8),))) == 4
+        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=3),))) is None
+        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=2), passive))) is None
+        chosen = {"intra_op_thread_count": ModelParameter("1")}
+        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=8),), parameters=chosen)) is None
+        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(kind="KIND_GPU", count=8),))) is None
 
     def test_there_is_at_least_one_thread(self, repository, monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)

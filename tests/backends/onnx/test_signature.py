@@ -1,11 +1,14 @@
 """Completing and checking configurations, by value."""
 
+from dataclasses import replace
+
 import pytest
 
 from merrow.backends.onnx.signature import ModelSignature, TensorSignature, check_config, complete_config
-from merrow.core.errors import InvalidArgumentError, UnsupportedError
+from merrow.core.errors import InvalidArgumentError
 from merrow.core.model_config import (
     BatchInput,
+    BatchOutput,
     ModelConfig,
     ModelDynamicBatching,
     ModelInput,
@@ -252,18 +255,42 @@ class TestCheck:
             "configuration specified sequence control 'START', but model does not provide that input"
         )
 
-    @pytest.mark.parametrize(
-        "config",
-        [
-            ModelConfig(batch_input=(BatchInput(),)),
-            ModelConfig(input=(ModelInput(name="x", allow_ragged_batch=True),)),
-        ],
-    )
-    def test_ragged_batches_are_refused(self, config):
-        with pytest.raises(UnsupportedError) as refusal:
-            check_config("m", config, BATCHING)
-
-        assert refusal.value.message == (
-            "model 'm': the onnxruntime backend does not support ragged batching (allow_ragged_batch, batch_input, "
-            "batch_output)"
+    def ragged(self, shape: tuple[int, ...] = (-1,), **fields: object) -> tuple[ModelConfig, ModelSignature]:
+        config = ModelConfig(
+            name="m",
+            max_batch_size=8,
+            input=(ModelInput(name="x", data_type="TYPE_FP32", dims=(-1,), allow_ragged_batch=True),),
+            output=(ModelOutput(name="y", data_type="TYPE_FP32", dims=(-1,)),),
+            batch_input=(BatchInput("BATCH_ELEMENT_COUNT", ("n",), "TYPE_INT32", ("x",)),),
+            batch_output=(BatchOutput(("y",), source_input=("x",)),),
         )
+        tensors = {"x": TensorSignature("x", "FP32", shape), "n": TensorSignature("n", "INT32", (-1,))}
+        signature = ModelSignature(tensors, {}, {"y": TensorSignature("y", "FP32", (-1,))})
+        return replace(config, **fields), signature  # type: ignore[arg-type]
+
+    def test_ragged_batches(self):
+        check_config("m", *self.ragged())
+
+    def test_a_ragged_input_must_be_a_row_of_elements(self):
+        with pytest.raises(InvalidArgumentError) as refusal:
+            check_config("m", *self.ragged((-1, -1)))
+        assert refusal.value.message == (
+            "unable to load model 'm', configuration expects model provides input with shape [-1]  for ragged input "
+            "'x', model provides [-1,-1]"
+        )
+
+    def test_batch_inputs_are_inputs_of_the_graph(self):
+        with pytest.raises(InvalidArgumentError) as refusal:
+            check_config("m", *self.ragged(batch_input=()))
+        assert refusal.value.message == ("unable to load model 'm', configuration expects 1 inputs, model provides 2")
+        other = (BatchInput("BATCH_ELEMENT_COUNT", ("z",), "TYPE_INT32", ("x",)),)
+        with pytest.raises(InvalidArgumentError) as refusal:
+            check_config("m", *self.ragged(batch_input=other))
+        assert refusal.value.message == "unexpected inference input 'z', allowed inputs are: n, x"
+        floats = (BatchInput("BATCH_ELEMENT_COUNT", ("n",), "TYPE_FP32", ("x",)),)
+        with pytest.raises(InvalidArgumentError, match="expects datatype TYPE_FP32 for input 'n', model provides"):
+            check_config("m", *self.ragged(batch_input=floats))
+
+    def test_an_output_that_is_not_scattered_has_rows(self):
+        with pytest.raises(InvalidArgumentError, match="model 'm', tensor 'y': the model expects 1 dimensions"):
+            check_config("m", *self.ragged(batch_output=()))

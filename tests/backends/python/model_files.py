@@ -15,6 +15,7 @@ from merrow.core.plain_values import encode_plain
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
+from merrow.testing.recording_host import RecordingHost
 
 CONFIG = ModelConfig(
     name="m",
@@ -45,7 +46,9 @@ def make_context(directory: Path, config: ModelConfig = CONFIG) -> ModelContext:
 def load(directory: Path, source: str, config: ModelConfig = CONFIG) -> Any:
     """An instance of the model, in this process."""
     write_model(directory, source)
-    return PythonBackend().create_instance(make_context(directory, config), InstanceDescription("m_0_0", "KIND_CPU", 0))
+    return PythonBackend().create_instance(
+        make_context(directory, config), InstanceDescription("m_0_0", "KIND_CPU", 0), RecordingHost()
+    )
 
 
 def make_request(inputs: "Mapping[str, np.ndarray[Any, np.dtype[Any]]] | None" = None, **fields: Any) -> Request:

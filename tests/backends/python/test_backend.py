@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from merrow.backends.base import InstanceDescription, Place
-from merrow.backends.python import backend as backend_module
+from merrow.backends.base import Deferral, InstanceDescription, Place
+from merrow.backends.python import runtime as runtime_module
 from merrow.backends.python.backend import PythonBackend
 from merrow.core.errors import InternalError, NotFoundError, UnsupportedError
 from merrow.core.model_config import (
@@ -19,7 +19,9 @@ from merrow.core.model_config import (
     ModelTransactionPolicy,
 )
 from merrow.core.response import Response
-from tests.backends.python.model_files import CONFIG, load, make_context, make_request, outputs_of, write_model
+from merrow.testing.recording_host import RecordingHost
+from tests.backends.python import model_files
+from tests.backends.python.model_files import CONFIG, make_context, make_request, outputs_of, write_model
 
 PREFIX = "Failed to process the request(s) for model 'm_0_0', message: "
 
@@ -35,26 +37,57 @@ def text(value):
 """
 
 
+LOADED = []
+
+
 @pytest.fixture(autouse=True)
 def clean_imports():
     modules, path = set(sys.modules), list(sys.path)
     yield
+    for instance in list(LOADED):
+        instance.close()
     for name in set(sys.modules) - modules:
         del sys.modules[name]
     sys.path[:] = path
 
 
-def load_execute(directory, body, prefix="def"):
+def load(directory, source, config=CONFIG):
+    instance = model_files.load(directory, source, config)
+    finish = instance.close
+
+    def close():
+        LOADED.remove(instance)
+        finish()
+
+    instance.close = close
+    LOADED.append(instance)
+    return instance
+
+
+def load_execute(directory, body, prefix="def", config=CONFIG):
     """A model whose `execute` has this body; its first line is line 12 of the file."""
     indented = "\n".join(f"        {line}" for line in body.strip().split("\n"))
-    return load(directory, f"{HEADER}class TritonPythonModel:\n    {prefix} execute(self, requests):\n{indented}\n")
+    source = f"{HEADER}class TritonPythonModel:\n    {prefix} execute(self, requests):\n{indented}\n"
+    return load(directory, source, config)
 
 
 def execute_one(instance, request=None):
-    execution = instance.execute([request or make_request({"IN": np.arange(3, dtype=np.float32)})])
+    """What became of a request, at once or later."""
+    request = request or make_request({"IN": np.arange(3, dtype=np.float32)})
+    execution = instance.execute([request])
     (outcome,) = execution.outcomes
     assert execution.start_ns <= execution.input_end_ns <= execution.output_start_ns <= execution.end_ns
+    if outcome is Deferral.DEFERRED:
+        (outcome,) = instance._runtime.host.wait_for_end(request)
+        outcome = outcome.error or outcome
     return outcome
+
+
+def stream_one(instance, request=None):
+    """All responses to a request of a decoupled model."""
+    request = request or make_request({"IN": np.arange(3, dtype=np.float32)})
+    assert instance.execute([request]).outcomes == [Deferral.DEFERRED]
+    return instance._runtime.host.wait_for_end(request)
 
 
 def test_requests_are_answered_in_order(tmp_path):
@@ -240,9 +273,13 @@ def test_a_batch_may_be_answered_both_ways(tmp_path):
     instance = load_execute(
         tmp_path, "requests[1].get_response_sender().send(text('sent'), flags=1); return [text('returned'), None]"
     )
-    outcomes = instance.execute([make_request(), make_request()]).outcomes
+    first, second = make_request(), make_request()
+    outcomes = instance.execute([first, second]).outcomes
 
-    assert [outputs_of(outcome)["TEXT"] for outcome in outcomes] == [[b"returned"], [b"sent"]]
+    assert outputs_of(outcomes[0])["TEXT"] == [b"returned"]
+    assert outcomes[1] is Deferral.DEFERRED
+    (response,) = instance._runtime.host.wait_for_end(second)
+    assert outputs_of(response)["TEXT"] == [b"sent"]
 
 
 def test_a_request_is_not_answered_twice(tmp_path):
@@ -290,7 +327,10 @@ return [None]
 """,
     )
 
-    assert execute_one(instance).message == f"{PREFIX}OSError: no\n\nAt:\n  {tmp_path}/1/model.py(14): __str__\n"
+    path = f"{tmp_path}/1/model.py"
+    assert execute_one(instance).message == (
+        f"{PREFIX}OSError: no\n\nAt:\n  {path}(14): __str__\n  {path}(16): execute\n"
+    )
 
 
 def test_finalize_is_called_and_may_raise(tmp_path, caplog):
@@ -365,11 +405,6 @@ def with_parameter(key, value):
     ("config", "text"),
     [
         (
-            replace(CONFIG, model_transaction_policy=ModelTransactionPolicy(True)),
-            "uses the decoupled transaction policy",
-        ),
-        (with_parameter("EXECUTION_ENV_PATH", "/env.tar.gz"), "sets EXECUTION_ENV_PATH"),
-        (
             with_parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "maybe"),
             "Incorrect value for FORCE_CPU_ONLY_INPUT_TENSORS: maybe'",
         ),
@@ -381,7 +416,7 @@ def test_what_is_not_available_yet_fails_the_load(tmp_path, config, text):
     with pytest.raises(UnsupportedError, match=text):
         PythonBackend().validate(context)
     with pytest.raises(UnsupportedError, match=text):
-        PythonBackend().create_instance(context, InstanceDescription("m_0_0", "KIND_CPU", 0))
+        PythonBackend().create_instance(context, InstanceDescription("m_0_0", "KIND_CPU", 0), RecordingHost())
 
 
 @pytest.mark.parametrize(
@@ -391,10 +426,30 @@ def test_other_settings_are_none_of_the_backends_business(tmp_path, config):
     PythonBackend().validate(make_context(tmp_path, config))
 
 
-def test_a_readiness_hook_is_not_ignored_in_silence(tmp_path, caplog):
-    load(tmp_path, "class TritonPythonModel:\n    def is_ready(self): return True")
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("def is_ready(self): return True", True),
+        ("def is_ready(self): return False", False),
+        ("async def is_ready(self): return False", False),
+        ("def is_ready(self): return 1", "is_ready() must return a boolean value"),
+        ("def is_ready(self): raise OSError('no')", "OSError: no\n\nAt:\n  {path}(2): is_ready\n"),
+    ],
+)
+def test_a_model_says_whether_it_is_ready(tmp_path, body, expected):
+    instance = load(tmp_path, f"class TritonPythonModel:\n    {body}")
 
-    assert "is_ready" in caplog.text
+    assert instance.has_readiness_check
+    if isinstance(expected, bool):
+        assert instance.is_ready() is expected
+    else:
+        with pytest.raises(InternalError) as caught:
+            instance.is_ready()
+        assert caught.value.message == expected.format(path=tmp_path / "1" / "model.py")
+
+
+def test_a_model_without_a_readiness_check_is_not_asked(tmp_path):
+    assert not load(tmp_path, "class TritonPythonModel: pass").has_readiness_check
 
 
 def auto_complete(directory, body, config=CONFIG):
@@ -462,9 +517,9 @@ def test_python_models_run_in_processes_of_their_own_by_default():
     assert PythonBackend.name == "python"
 
 
-def test_a_sender_may_answer_while_the_instance_waits_and_looks_for_lost_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(backend_module, "_FIRST_PATIENCE_SECONDS", 0.001)
-    monkeypatch.setattr(backend_module, "_PATIENCE_SECONDS", 0.001)
+def test_a_sender_may_answer_while_lost_ones_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime_module, "_FIRST_PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr(runtime_module, "_LAST_PATIENCE_SECONDS", 0.001)
     instance = load_execute(
         tmp_path, "self.sender = requests[0].get_response_sender(); self.text = text; return [None]"
     )

@@ -19,7 +19,8 @@ def clean_imports():
 
 def load(directory):
     context = make_context(directory)
-    return import_model(find_model(context), context)
+    module, _ = import_model(find_model(context), context)
+    return module
 
 
 def test_the_module_is_in_the_package_of_its_version(tmp_path):
@@ -81,7 +82,7 @@ def test_the_file_may_have_another_name(tmp_path):
     write_model(tmp_path, "value = __name__", "other.py")
     context = make_context(tmp_path, replace(CONFIG, default_model_filename="other.py"))
 
-    assert import_model(find_model(context), context).value == "1.other"
+    assert import_model(find_model(context), context)[0].value == "1.other"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

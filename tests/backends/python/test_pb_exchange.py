@@ -1,33 +1,29 @@
-import gc
 import json
-import threading
 
 import numpy as np
 import pytest
 
-from merrow.backends.python.pb_errors import TritonError, TritonModelException
+from merrow.backends.python.pb_errors import TritonModelException
 from merrow.backends.python.pb_exchange import (
     InferenceRequest,
-    InferenceResponse,
     MemoryType,
     PreferredMemory,
-    close_senders,
-    encode_response,
-    has_senders,
+    answering_of,
+    existing_answering,
+    has_answering,
     request_of_core,
-    sent_slot_of,
-    slot_of,
 )
 from merrow.backends.python.pb_tensor import Tensor
-from merrow.core.errors import NotFoundError
+from tests.backends.python.bound_models import bound_request_class, make_runtime
 from tests.backends.python.model_files import make_request
 
 OUT = Tensor("OUT", np.arange(3, dtype=np.float32))
-OTHER = Tensor("OTHER", np.zeros(1))
 
 
 def batch_request(**fields):
-    return request_of_core(make_request({"A": np.zeros(2), "B": np.ones(1)}, **fields), ("OUT", "OTHER"))
+    runtime = make_runtime(output_names=("OUT", "OTHER"))
+    request = make_request({"A": np.zeros(2), "B": np.ones(1)}, **fields)
+    return request_of_core(request, runtime, bound_request_class(runtime))
 
 
 def own_request(**fields):
@@ -65,7 +61,8 @@ def test_a_client_that_asks_for_nothing_asks_for_everything():
 
 def test_cancellation_and_flags_are_those_of_the_request():
     core_request = make_request()
-    request = request_of_core(core_request, ())
+    runtime = make_runtime()
+    request = request_of_core(core_request, runtime, bound_request_class(runtime))
     core_request.is_cancelled = True
     request.set_flags(2)
 
@@ -124,180 +121,49 @@ def test_a_request_of_the_wrong_types_is_refused(fields):
         own_request(**fields)
 
 
-def test_what_is_not_available_yet_says_so():
-    with pytest.raises(TritonModelException, match="not available yet"):
-        own_request().exec()
-    with pytest.raises(TritonModelException, match="not available yet"):
-        own_request().async_exec().send(None)
-    with pytest.raises(TritonModelException, match="not available yet"):
-        batch_request().set_release_flags(2)
-    batch_request().set_release_flags(1)
+def test_release_flags_are_kept_with_the_right_to_answer():
+    request = batch_request()
+    request.set_release_flags(1)
+    assert not has_answering([request])
+    request.set_release_flags(2)
+    assert existing_answering(request).is_rescheduled
+    request.set_release_flags(1)
+    assert not existing_answering(request).is_rescheduled
     with pytest.raises(TypeError, match=r"set_release_flags\(\): incompatible function arguments"):
-        batch_request().set_release_flags("a")
+        request.set_release_flags("a")
+    with pytest.raises(TritonModelException, match=r"Only a request of a batch"):
+        own_request().set_release_flags(2)
+    existing_answering(request).close()
 
 
-def test_a_response_holds_tensors_or_an_error():
-    assert InferenceResponse([OUT]).output_tensors() == [OUT]
-    assert InferenceResponse((OUT,)).output_tensors() == [OUT]
-    assert InferenceResponse().output_tensors() == []
-    assert InferenceResponse(output_tensors=[OUT]).error() is None
-    error = TritonError("x")
-    assert InferenceResponse([], error).error() is error
-    assert InferenceResponse(error=error).has_error()
-    assert json.loads(InferenceResponse([], parameters={"a": 1, "b": "c"}).parameters()) == {"a": 1, "b": "c"}
+def test_all_senders_of_a_request_share_one_right_to_answer():
+    request = batch_request()
+    assert existing_answering(request) is None
+    sender = request.get_response_sender()
+    assert has_answering([request])
+    assert sender._answering is request.get_response_sender()._answering is answering_of(request)
+    answering_of(request).close()
 
 
-@pytest.mark.parametrize("args", [([1],), ("a",), ([], "a"), (5,), ([], None, {}, 1)])
-def test_a_response_of_the_wrong_types_is_refused(args):
-    with pytest.raises(TypeError) as caught:
-        InferenceResponse(*args)
-
-    assert str(caught.value) == (
-        "__init__(): incompatible constructor arguments. The following argument types are supported:\n"
-        "    1. c_python_backend_utils.InferenceResponse(output_tensors: List[c_python_backend_utils.Tensor] = [], "
-        "error: c_python_backend_utils.TritonError = None, parameters: object = None)\n\n"
-        f"Invoked with: {', '.join(map(repr, args))}"
-    )
+def test_a_request_without_an_instance_cannot_call():
+    with pytest.raises(TritonModelException, match="BLS is only supported during the 'execute' function"):
+        own_request().exec()
+    with pytest.raises(TritonModelException, match="BLS is only supported during the 'execute' function"):
+        own_request().async_exec().send(None)
 
 
-def test_a_response_that_makes_no_sense_is_refused():
-    with pytest.raises(TritonModelException) as caught:
-        InferenceResponse([None])
-    assert str(caught.value) == "Output tensor for inference response should not be empty."
-    with pytest.raises(TritonModelException):
-        InferenceResponse([], parameters={"a": 1.5})
+def test_a_trace_has_the_context_of_its_request():
+    class Traced:
+        def context_text(self):
+            return '{"traceparent":"00-1-2-01"}'
 
-
-def test_only_what_was_asked_for_is_encoded():
-    response = InferenceResponse([OUT, OTHER, OUT], parameters={"p": 1})
-
-    every = encode_response(response, make_request(), ("OUT", "OTHER"))
-    assert [tensor.name for tensor in every.outputs] == ["OUT", "OTHER", "OUT"]
-    assert every.parameters == {"p": 1}
-    some = encode_response(response, make_request(requested_outputs=("OTHER", "NONE")), ("OUT", "OTHER"))
-    assert [tensor.name for tensor in some.outputs] == ["OTHER"]
-
-
-def test_an_error_response_keeps_its_code_and_loses_its_tensors():
-    response = InferenceResponse([OUT], TritonError("gone", TritonError.NOT_FOUND))
-    encoded = encode_response(response, make_request(), ("OUT",))
-
-    assert isinstance(encoded.error, NotFoundError)
-    assert encoded.error.message == "gone"
-    assert encoded.outputs == ()
+    request = batch_request()
+    assert request.trace().get_context() is None
+    request._request.trace = Traced()
+    assert json.loads(request.trace().get_context()) == {"traceparent": "00-1-2-01"}
+    assert own_request(trace=request.trace()).trace().get_context() == request.trace().get_context()
 
 
 def test_preferred_memory_takes_members_only():
     with pytest.raises(TypeError, match=r"PreferredMemory\(preferred_memory_type"):
         PreferredMemory(0)
-
-
-def test_a_sender_sends_a_response_and_the_final_flag_together_or_apart():
-    for steps in ([(InferenceResponse(), 1)], [(InferenceResponse(), 0), (None, 1)]):
-        request = batch_request()
-        assert sent_slot_of(request) is None
-        assert not has_senders([request])
-        sender = request.get_response_sender()
-        assert has_senders([request])
-        slot = sent_slot_of(request)
-        for response, flags in steps:
-            assert not slot.settled.is_set()
-            sender.send(response, flags)
-        assert slot.is_final
-        assert slot.settled.is_set()
-        assert slot.response is steps[0][0]
-
-
-NO_RESPONSE = "Inference Response object must be provided when the response flags is set to zero."
-TOO_EARLY = "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
-TOO_MANY = "Unable to send response. Non-decoupled model cannot send more than one response."
-CLOSED = "Unable to send response. Response sender has been closed."
-
-
-@pytest.mark.parametrize(
-    ("before", "arguments", "text"),
-    [
-        ([], (None, 2), "Unable to send response. Unsupported flag provided."),
-        ([], (None, 0), NO_RESPONSE),
-        ([], (None, 1), TOO_EARLY),
-        ([(InferenceResponse(), 0)], (InferenceResponse(), 0), TOO_MANY),
-        ([(InferenceResponse(), 1)], (InferenceResponse(), 1), TOO_MANY),
-        ([(InferenceResponse(), 1)], (None, 1), CLOSED),
-    ],
-)
-def test_a_sender_refuses_what_must_not_be_sent(before, arguments, text):
-    sender = batch_request().get_response_sender()
-    for each in before:
-        sender.send(*each)
-
-    with pytest.raises(TritonModelException) as caught:
-        sender.send(*arguments)
-    assert str(caught.value) == text
-
-
-def test_a_sender_takes_responses_only():
-    with pytest.raises(TypeError, match=r"send\(\): incompatible function arguments"):
-        batch_request().get_response_sender().send(5, flags=1)
-
-
-def test_a_request_of_the_models_own_cannot_be_answered():
-    sender = own_request().get_response_sender()
-
-    assert sender.is_cancelled() is False
-    with pytest.raises(TritonModelException) as caught:
-        sender.send(InferenceResponse(), 1)
-    assert str(caught.value) == (
-        "Unable to send response. Response sender has no reference to the decoupled state of the model."
-    )
-
-
-def test_senders_of_an_answered_request_are_closed():
-    request = batch_request()
-    sender = request.get_response_sender()
-    close_senders(request)
-
-    with pytest.raises(TritonModelException) as caught:
-        sender.send(InferenceResponse(), 1)
-    assert str(caught.value) == CLOSED
-    close_senders(batch_request())
-
-
-def test_all_senders_of_a_request_are_one():
-    request = batch_request()
-    request.get_response_sender().send(InferenceResponse(), 0)
-    request.get_response_sender().send(None, 1)
-
-    assert slot_of(request).is_final
-
-
-def test_a_slot_is_settled_when_nobody_can_send_any_more():
-    request = batch_request()
-    slot = slot_of(request)
-    sender = request.get_response_sender()
-    del request
-    gc.collect()
-    assert not slot.settled.is_set()
-    del sender
-    gc.collect()
-
-    assert slot.settled.is_set()
-    assert not slot.is_final
-
-
-def test_of_many_threads_one_sends():
-    request = batch_request()
-    sender = request.get_response_sender()
-    refused = []
-
-    def send():
-        try:
-            sender.send(InferenceResponse(), 1)
-        except TritonModelException as error:
-            refused.append(str(error))
-
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert refused == [TOO_MANY] * 7

@@ -5,6 +5,7 @@ import pytest
 
 from merrow.backends.python import pb_utils
 from merrow.backends.python.pb_errors import C_MODULE, TritonModelException
+from tests.backends.python.bound_models import make_runtime
 
 # Everything that dir(triton_python_backend_utils) shows in Triton 2.51.
 TRITON_NAMES = """
@@ -67,6 +68,24 @@ def test_tensors_are_found_by_name(installed):
         lambda module: module.is_model_ready("m"),
     ],
 )
-def test_what_is_not_available_yet_says_so(installed, use):
-    with pytest.raises(TritonModelException, match="not available yet"):
+def test_what_only_an_instance_can_do_says_so(installed, use):
+    with pytest.raises(TritonModelException, match="only available in a model's instance"):
         use(installed)
+
+
+def test_what_a_model_imports_is_bound_to_it(installed):
+    first, second = make_runtime(on_question=lambda _: True), make_runtime(on_question=lambda _: False)
+    pb_utils.install("/models/m/1", first)
+    mine = sys.modules[pb_utils.MODULE_NAME]
+    pb_utils.install("/models/m/2", second)
+    others = sys.modules[pb_utils.MODULE_NAME]
+
+    assert mine.is_model_ready("x") is True
+    assert others.is_model_ready("x") is False
+    assert mine.get_model_dir() == "/models/m/1"
+    assert mine.InferenceRequest is not others.InferenceRequest
+    assert mine.InferenceRequest.__name__ == "InferenceRequest"
+    assert sys.modules[C_MODULE].MetricFamily is others.MetricFamily
+    pb_utils.bind_installed("/models/m/3", first)
+    assert others.is_model_ready("x") is True
+    assert others.get_model_dir() == "/models/m/3"

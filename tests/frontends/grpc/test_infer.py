@@ -41,7 +41,6 @@ def test_a_request_reaches_the_engine_and_its_response_the_client():
             InvalidArgumentError,
             "invalid model version specified '-1' , version should be an integral value > 0",
         ),
-        (encode_request(input_count=2), InvalidArgumentError, "[request id: a] input 'I' already exists in request"),
         (b"\xff\xff\xff", ServerError, "Unable to parse request"),
     ],
 )
@@ -51,6 +50,14 @@ def test_what_is_wrong_with_a_request_is_raised_for_the_door(message, error, tex
         infer(engine, message)
     assert raised.value.message == text
     assert engine.submitted == []
+
+
+def test_what_is_wrong_with_a_request_s_content_ends_the_call():
+    engine = make_engine()
+    call = infer(engine, encode_request(input_count=2))
+
+    assert (call.status, call.message) == (3, "[request id: a] input 'I' already exists in request")
+    assert (engine.submitted, call.on_cancel) == ([], None)
 
 
 def test_a_version_may_have_something_after_its_digits():
@@ -73,13 +80,12 @@ def test_an_exiting_server_takes_no_requests():
     assert raised.value.message == "GRPC server is shutting down and has stopped accepting new requests."
 
 
-def test_a_refusal_of_the_engine_is_raised_and_forgets_the_client():
+def test_a_refusal_of_the_engine_ends_the_call_and_forgets_the_client():
     engine = make_engine()
     engine.submit_error = UnavailableError("full")
-    call = FakeCall()
-    with pytest.raises(UnavailableError):
-        GrpcInference(engine).on_infer(call, encode_request())
-    assert call.on_cancel is None
+    call = infer(engine)
+
+    assert (call.status, call.message, call.on_cancel) == (14, "full", None)
 
 
 def test_an_error_of_the_model_ends_the_call():

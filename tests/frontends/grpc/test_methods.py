@@ -1,10 +1,13 @@
 """Which methods there are, and the gRPC front door."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from merrow.frontends.grpc.admin import GrpcAdmin
 from merrow.frontends.grpc.infer import GrpcInference
 from merrow.frontends.grpc.methods import GrpcFrontend
+from merrow.frontends.grpc.settings import GrpcSettings
 from merrow.frontends.grpc.stream import InferStream
 from merrow.wire._generated.grpc_service_pb2 import DESCRIPTOR
 from tests.frontends.fakes import FakeCall, FakeEngine, FakeModel
@@ -12,41 +15,28 @@ from tests.frontends.grpc.messages import OUTPUT, config_of, describe_response, 
 
 INFER = b"/inference.GRPCInferenceService/ModelInfer"
 
-# Methods of the published service that come with later issues; unknown until then.
-NOT_YET = {
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-    "TraceSetting",
-    "LogSettings",
-}
-
 
 def make_frontend(engine):
-    return GrpcFrontend(engine, GrpcAdmin(engine, b""), GrpcInference(engine))
+    settings = GrpcSettings(engine, Mock(), None)
+    return GrpcFrontend(engine, GrpcAdmin(engine, b""), GrpcInference(engine), settings=settings)
 
 
 def make_engine():
     return FakeEngine(FakeModel(config_of("m")))
 
 
-def test_every_method_of_the_published_service_is_there_or_known_to_come():
+def test_every_method_of_the_published_service_is_there():
     frontend = make_frontend(make_engine())
     for method in DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
         is_streaming = frontend.is_streaming(b"/inference.GRPCInferenceService/" + method.name.encode())
-        expected = None if method.name in NOT_YET else method.name == "ModelStreamInfer"
-        assert is_streaming == expected, method.name
+        assert is_streaming == (method.name == "ModelStreamInfer"), method.name
 
 
 @pytest.mark.parametrize(
     "path",
     [
         b"/inference.GRPCInferenceService/Nope",
-        b"/grpc.health.v1.Health/Watch",
-        b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        b"/grpc.health.v1.Health/Nope",
         b"",
     ],
 )
@@ -83,7 +73,8 @@ def test_an_inference_goes_through():
 
 def test_a_stream_begins_and_ends_when_the_server_exits():
     frontend = make_frontend(make_engine())
-    first, second = FakeCall(), FakeCall()
+    path = b"/inference.GRPCInferenceService/ModelStreamInfer"
+    first, second = FakeCall(path), FakeCall(path)
     assert isinstance(frontend.on_stream(first), InferStream)
     frontend.on_stream(second).on_half_close()
     assert second.status == 0

@@ -4,8 +4,8 @@ import pytest
 
 from merrow.core.errors import NotFoundError, UnavailableError
 from merrow.core.tensor import Tensor
-from merrow.frontends.grpc import stream as stream_module
 from merrow.frontends.grpc.stream import InferStream
+from merrow.settings import ConnectionLimits
 from tests.frontends.fakes import FakeCall, FakeEngine, FakeModel
 from tests.frontends.grpc.messages import OUTPUT, config_of, describe_stream_response, encode_request
 
@@ -13,11 +13,11 @@ from tests.frontends.grpc.messages import OUTPUT, config_of, describe_stream_res
 class Talk:
     """A stream with its client and its engine, which has an ordinary model `m` and a decoupled one `d`."""
 
-    def __init__(self, metadata=()):
+    def __init__(self, metadata=(), **limits):
         self.engine = FakeEngine(FakeModel(config_of("m")), FakeModel(config_of("d"), is_decoupled=True))
         self.call = FakeCall(metadata=metadata)
         self.ended = []
-        self.stream = InferStream(self.call, self.engine, self.ended.append)
+        self.stream = InferStream(self.call, self.engine, self.ended.append, limits=ConnectionLimits(**limits))
 
     def ask(self, *requests, **arguments):
         for model_name, request_id in requests:
@@ -257,9 +257,8 @@ def test_a_half_closed_stream_ends_after_what_waited():
     assert talk.call.status == 0
 
 
-def test_unanswered_requests_are_bounded(monkeypatch):
-    monkeypatch.setattr(stream_module, "MAX_UNANSWERED_REQUESTS", 2)
-    talk = Talk()
+def test_unanswered_requests_are_bounded():
+    talk = Talk(max_stream_requests=2)
     talk.ask(("m", "a"))
     assert not talk.call.is_paused
     talk.ask(("m", "b"))
@@ -271,9 +270,26 @@ def test_unanswered_requests_are_bounded(monkeypatch):
     assert not talk.call.is_paused
 
 
-def test_a_decoupled_model_cannot_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(stream_module, "MAX_WAITING_BYTE_SIZE", 10_000)
-    talk = Talk()
+def test_responses_that_wait_for_their_turn_are_bounded():
+    talk = Talk(max_stream_buffer_byte_size=10_000)
+    large = Tensor("O", "INT8", (6000,), bytes(6000))
+    talk.ask(("m", "a"), ("m", "b"), ("m", "c"))
+    talk.answer("b", [large])
+    assert not talk.call.is_paused
+    talk.answer("c", [large])
+    assert talk.call.is_paused
+
+    talk.answer("a", [large])
+
+    assert talk.heard_ids == ["a", "b", "c"]
+    assert not talk.call.is_paused
+    talk.ask(("m", "d"))
+    talk.answer("d", [large])
+    assert not talk.call.is_paused
+
+
+def test_a_decoupled_model_cannot_fill_the_memory():
+    talk = Talk(max_stream_buffer_byte_size=10_000)
     talk.ask(("d", "a"))
     talk.call.writable = False
     large = Tensor("O", "INT8", (6000,), bytes(6000))

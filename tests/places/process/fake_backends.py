@@ -12,8 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from merrow.backends.base import Backend, Execution, Instance, InstanceDescription, ModelContext, Outcome, Place
-from merrow.core.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from merrow.backends.base import (
+    Backend,
+    Deferral,
+    DropMetric,
+    Execution,
+    Instance,
+    InstanceDescription,
+    InstanceHost,
+    IsModelReady,
+    LoadModel,
+    ModelContext,
+    Outcome,
+    Place,
+    ReadMetric,
+)
+from merrow.core.errors import CancelledError, InvalidArgumentError, NotFoundError, UnavailableError
 from merrow.core.model_config import ModelConfig, ModelInput
 from merrow.core.request import Request
 from merrow.core.response import Response
@@ -39,13 +53,15 @@ class FakeBackend(Backend):
             os._exit(3)
         return ModelConfig(name=context.name, max_batch_size=8, input=(ModelInput("IN", "TYPE_FP32", dims=(-1,)),))
 
-    def create_instance(self, context: ModelContext, instance: InstanceDescription) -> Instance:
+    def create_instance(self, context: ModelContext, instance: InstanceDescription, host: InstanceHost) -> Instance:
         if context.name == "refuses":
             raise UnavailableError("not today")
         if context.name == "raises":
             raise ZeroDivisionError("by nothing")
         if context.name == "dies":
             os._exit(3)
+        if context.name == "asks while it loads":
+            assert host.ask(IsModelReady("other")) is True
         if context.name == "dies_later":
             # Loads once, and never again.
             marker = Path(context.version_directory, "loaded")
@@ -53,13 +69,28 @@ class FakeBackend(Backend):
                 os._exit(3)
             marker.touch()
         logging.getLogger("merrow.python").info("loading %s", instance.name)
-        return FakeInstance(context)
+        return FakeInstance(context, host)
+
+
+class CallSink:
+    """Of a call: keeps the responses."""
+
+    def __init__(self) -> None:
+        self.responses: list[Response] = []
+        self.news = threading.Semaphore(0)
+
+    def on_response(self, response: Response) -> None:
+        self.responses.append(response)
+        self.news.release()
 
 
 class FakeInstance(Instance):
-    def __init__(self, context: ModelContext) -> None:
+    def __init__(self, context: ModelContext, host: InstanceHost) -> None:
         self._context = context
+        self._host = host
         self._kept: list[np.ndarray] = []
+        self._deferred: list[Request] = []
+        self._calls: list[CallSink] = []
 
     def execute(self, requests: Sequence[Request]) -> Execution:
         start_ns = time.monotonic_ns()
@@ -123,6 +154,50 @@ class FakeInstance(Instance):
             return _text_response("")
         if do == "make":
             return Response("", 0, outputs=[Tensor.from_numpy("OUT", np.ones(int(arrays["SIZE"][0]), np.uint8))])
+        if do == "stream":
+            self._stream(request)
+            return Deferral.DEFERRED
+        if do == "stream later":
+            threading.Thread(target=self._stream, args=(request,), daemon=True).start()
+            return Deferral.DEFERRED
+        if do == "stream and reschedule":
+            self._host.send(request, Response("", 0, outputs=list(request.inputs.values()), is_final=False))
+            return Deferral.RESCHEDULED
+        if do == "stream and raise":
+            self._host.send(request, Response("", 0, outputs=list(request.inputs.values()), is_final=False))
+            raise ValueError("boom")
+        if do == "keep until cancelled":
+            self._kept += arrays.values()
+            threading.Thread(target=self._keep_until_cancelled, args=(request,), daemon=True).start()
+            return Deferral.DEFERRED
+        if do == "stream when cancelled":
+            threading.Thread(target=self._stream_when_cancelled, args=(request,), daemon=True).start()
+            return Deferral.DEFERRED
+        if do == "call":
+            return self._call(request)
+        if do == "call and return":
+            self._calls.append(CallSink())
+            self._host.infer(Request("other", -1, self._calls[-1], {}), True, [request], None)
+            return _text_response("")
+        if do == "count responses of calls":
+            for sink in self._calls:
+                while not sink.responses or not sink.responses[-1].is_final:
+                    sink.news.acquire()
+            return _text_response(repr([len(sink.responses) for sink in self._calls]))
+        if do == "ask":
+            try:
+                files = {"file:1/model.py": b"x" * 100_000, "small": b"y"}
+                answers = [
+                    self._host.ask(question)
+                    for question in (IsModelReady("other", "2"), LoadModel("other", "{}", files), ReadMetric(7))
+                ]
+            except NotFoundError as error:
+                return error
+            self._host.drop(DropMetric(7))
+            return _text_response(repr(answers))
+        if do == "defer":
+            self._deferred.append(request)
+            return Deferral.DEFERRED
         if do == "error":
             return Response("", 0, error=NotFoundError("no such thing"))
         if do == "fail":
@@ -155,21 +230,61 @@ class FakeInstance(Instance):
                 os._exit(0)
             return _text_response(str(child))
         if do == "flood":
-            os.write(int(_data_socket()), b"\xff" * 64)
+            for descriptor in _sockets():
+                os.write(descriptor, b"\xff" * 64)
             return _text_response("")
         raise AssertionError(do)
+
+    def _call(self, request: Request) -> Outcome:
+        """Call another model with the inputs, and answer with its responses, each in a parameter of its own."""
+        sink = CallSink()
+        call = Request("other", 3, sink, dict(request.inputs), ("X",), "id", {"a": 1}, timeout_us=5, correlation_id="c")
+        self._host.infer(call, True, [request], request)
+        outputs = []
+        response: Response | None = None
+        taken = 0
+        while response is None or not response.is_final:
+            sink.news.acquire()
+            response = sink.responses[taken]
+            taken += 1
+            if response.error is not None:
+                return response.error
+            self._host.consume(call, response.weight)
+            for tensor in response.outputs:
+                # What is received is the caller's own.
+                tensor.as_numpy()[...] += 1
+                outputs.append(Tensor(f"{tensor.name}{len(outputs)}", tensor.datatype, tensor.shape, tensor.data))
+        return Response("", 0, outputs=outputs, parameters=sink.responses[0].parameters)
+
+    def _stream(self, request: Request) -> None:
+        """As many responses as COUNT says, of so many bytes as SIZE says, and then the end."""
+        count, size = (int(request.inputs[name].as_numpy()[0]) for name in ("COUNT", "SIZE"))
+        for number in range(count):
+            outputs = [Tensor.from_numpy("OUT", np.full(size, number % 251, np.uint8))]
+            self._host.send(request, Response("", 0, outputs=outputs, parameters={"number": number}, is_final=False))
+        self._host.send(request, Response("", 0, is_empty=True))
+
+    def _keep_until_cancelled(self, request: Request) -> None:
+        while not request.is_cancelled:
+            time.sleep(0.001)
+        request.inputs.clear()
+        self._kept.clear()
+        self._host.send(request, Response("", 0, is_empty=True))
+
+    def _stream_when_cancelled(self, request: Request) -> None:
+        while not request.is_cancelled:
+            time.sleep(0.001)
+        self._host.send(request, Response("", 0, error=CancelledError("gone")))
 
 
 def _text_response(text: str) -> Response:
     return Response("", 0, outputs=[Tensor.from_numpy("TEXT", np.array([text.encode()], dtype=np.object_))])
 
 
-def _data_socket() -> str:
-    """The first socket of the process is the data socket."""
-    descriptors = sorted(map(int, os.listdir("/proc/self/fd")))
-    return next(
-        str(descriptor)
-        for descriptor in descriptors
-        if os.path.exists(f"/proc/self/fd/{descriptor}")
-        and os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
-    )
+def _sockets() -> list[int]:
+    """Those that join this process to the server."""
+    return [
+        int(name)
+        for name in os.listdir("/proc/self/fd")
+        if os.path.exists(f"/proc/self/fd/{name}") and os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+    ]

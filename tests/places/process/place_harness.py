@@ -14,9 +14,10 @@ from merrow.core.model_config import ModelConfig
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
-from merrow.places.base import PlacedInstance
+from merrow.places.base import PlacedInstance, ServerServices
 from merrow.places.process.host import ProcessInstance, ProcessPlace
 from merrow.settings import ProcessSettings
+from tests.places.recording_services import RecordingServices
 
 FAKE_BACKENDS = "tests.places.process.fake_backends:backend_of"
 SETTINGS = ProcessSettings(restart_delay_min_ms=10, restart_delay_max_ms=200, close_timeout_seconds=5)
@@ -56,6 +57,31 @@ class Reports:
         self.reported: list[Sequence[Request]] = []
         self._waiting: dict[int, asyncio.Future[Execution | ServerError]] = {}
         self._health_changed = asyncio.Event()
+        # Of deferred requests, in the order of coming.
+        self.responses: list[tuple[Request, Response]] = []
+        self._response_came = asyncio.Event()
+
+    def on_response(self, instance: PlacedInstance, request: Request, response: Response) -> None:
+        self.responses.append((request, response))
+        self._response_came.set()
+
+    async def wait_for_responses(self, request: Request, count: int) -> list[Response]:
+        """So many responses to the request."""
+        while len(responses := [response for other, response in self.responses if other is request]) < count:
+            self._response_came.clear()
+            await asyncio.wait_for(self._response_came.wait(), 10)
+        assert len(responses) == count
+        return responses
+
+    async def wait_for_end(self, request: Request) -> list[Response]:
+        """All responses to the request."""
+        while not (responses := [each for other, each in self.responses if other is request]) or (
+            not responses[-1].is_final
+        ):
+            self._response_came.clear()
+            await asyncio.wait_for(self._response_came.wait(), 10)
+        assert not any(response.is_final for response in responses[:-1])
+        return responses
 
     def on_execution(self, instance: PlacedInstance, requests: Sequence[Request], execution: Execution) -> None:
         self.reported.append(requests)
@@ -103,9 +129,11 @@ def describe_instance(name: str = "m_0_0") -> InstanceDescription:
 
 @asynccontextmanager
 async def running_place(
-    settings: ProcessSettings = SETTINGS, backend_factory: str = FAKE_BACKENDS
+    settings: ProcessSettings = SETTINGS,
+    backend_factory: str = FAKE_BACKENDS,
+    services: ServerServices | None = None,
 ) -> AsyncIterator[ProcessPlace]:
-    place = ProcessPlace(settings, backend_factory)
+    place = ProcessPlace(settings, services or RecordingServices(), backend_factory)
     try:
         yield place
     finally:

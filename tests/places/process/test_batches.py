@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from merrow.backends.base import Execution, PrivateTensor
+from merrow.backends.base import Deferral, Execution, PrivateTensor
 from merrow.core.errors import ERROR_CLASSES, CancelledError, ErrorCode, NotFoundError, UnavailableError
 from merrow.core.request import Request
 from merrow.core.response import Response
@@ -13,9 +13,19 @@ from merrow.places.process.batches import (
     SENDER_ARENA,
     AnswerCodec,
     BatchCodec,
+    RemoteTrace,
+    ResponseCodec,
     relocate,
 )
-from merrow.places.process.channel import ANSWER, BATCH, HEADER_SIZE, MALFORMED, ProtocolError, split_frames
+from merrow.places.process.channel import (
+    ANSWER,
+    BATCH,
+    HEADER_SIZE,
+    MALFORMED,
+    RESPONSE,
+    ProtocolError,
+    split_frames,
+)
 from tests.places.process.place_harness import Sink
 
 SMALL = Tensor("IN", "FP32", (1, 2), struct.pack("<2f", 1.5, -2.0))
@@ -274,3 +284,71 @@ def test_a_spoiled_answer_is_refused_or_says_something_else(position):
         )
     except MALFORMED:
         pass
+
+
+def decode_outcomes(message, requests, open_block=open_nothing):
+    codec = AnswerCodec("m", 1)
+    ((_, _, _, start, end),), _ = split_frames(message)
+    return codec, codec.decode(message, start, end, requests, open_block).outcomes
+
+
+def test_outcomes_that_are_no_responses_are_kept_and_noticed():
+    codec = AnswerCodec("m", 1)
+    outcomes = [Deferral.DEFERRED, Response("m", 1), Deferral.RESCHEDULED]
+    message, _ = codec.encode(1, Execution(outcomes, 1, 2, 3, 4), place_nowhere)
+    decoder, (first, second, third) = decode_outcomes(message, [request_of() for _ in outcomes])
+
+    assert codec.has_exceptions
+    assert decoder.has_exceptions
+    assert first is Deferral.DEFERRED
+    assert isinstance(second, Response)
+    assert third is Deferral.RESCHEDULED
+
+
+def test_a_failure_is_noticed_and_an_error_response_is_not():
+    for outcome, is_noticed in ((NotFoundError("x"), True), (Response("m", 1, error=NotFoundError("x")), False)):
+        codec = AnswerCodec("m", 1)
+        message, _ = codec.encode(1, Execution([outcome], 1, 2, 3, 4), place_nowhere)
+        decoder, _ = decode_outcomes(message, [request_of()])
+        assert (codec.has_exceptions, decoder.has_exceptions) == (is_noticed, is_noticed)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"outputs": [SMALL, ODD], "is_final": False, "parameters": {"a": 1}},
+        {"outputs": [SCALAR]},
+        {"is_empty": True},
+        {"error": NotFoundError("gone"), "is_final": False},
+    ],
+)
+def test_single_responses_say_whether_they_are_the_last(fields):
+    response = Response("m", 1, **fields)
+    message = ResponseCodec("m", 1).encode(RESPONSE, 9, response, place_nowhere)
+    ((kind, flags, number, start, end),), _ = split_frames(message)
+    decoded = ResponseCodec("m", 1).decode(message, start, end, flags, request_of(id="x"), open_nothing)
+
+    assert (kind, number) == (RESPONSE, 9)
+    assert (decoded.is_final, decoded.is_empty) == (response.is_final, response.is_empty)
+    assert [content_of(tensor) for tensor in decoded.outputs] == [content_of(tensor) for tensor in response.outputs]
+    assert decoded.parameters == response.parameters
+    assert getattr(decoded.error, "message", None) == getattr(response.error, "message", None)
+    assert decoded.id == "x"
+
+
+def test_a_single_response_is_a_response():
+    message, _ = AnswerCodec("m", 1).encode(1, Execution([Deferral.DEFERRED], 1, 2, 3, 4), place_nowhere)
+    with pytest.raises(ProtocolError, match="a response is none"):
+        ResponseCodec("m", 1).decode(message, HEADER_SIZE, len(message), 0, request_of(), open_nothing)
+
+
+def test_the_context_of_a_trace_goes_with_its_request():
+    request = request_of(SMALL, id="x", parameters={"a": 1})
+    request.trace = RemoteTrace('{"traceparent":"00"}')
+    _, (decoded,) = decode_batch(BatchCodec("m", 1).encode(1, (request,), place_nowhere))
+
+    assert decoded.trace.context_text() == '{"traceparent":"00"}'
+    assert decoded.parameters == {"a": 1}
+    assert decoded.trace.child("n", 1) is None
+    _, (untraced,) = decode_batch(BatchCodec("m", 1).encode(1, (request_of(SMALL),), place_nowhere))
+    assert untraced.trace is None

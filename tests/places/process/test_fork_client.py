@@ -10,6 +10,7 @@ import pytest
 from merrow.places.process.fork_client import ForkClient, describe_exit
 from merrow.places.process.fork_server import UNKNOWN_STATUS
 from merrow.places.process.system import is_available
+from merrow.settings import ProcessSettings
 from tests.places.process.place_harness import FAKE_BACKENDS
 
 pytestmark = [pytest.mark.skipif(not is_available(), reason="needs fork and Unix sockets"), pytest.mark.slow]
@@ -31,13 +32,13 @@ def wait_until(condition):
 
 @pytest.fixture
 def client():
-    client = ForkClient(FAKE_BACKENDS)
+    client = ForkClient(FAKE_BACKENDS, ProcessSettings())
     yield client
     client.close()
 
 
 def test_a_child_lives_until_its_sockets_end(client):
-    child, data, control = client.fork()
+    child, data, control = client.fork("m_0")
     wait_until(lambda: child.process_id is not None)
     assert is_alive(child.process_id)
     data.close()
@@ -48,7 +49,7 @@ def test_a_child_lives_until_its_sockets_end(client):
 
 
 def test_a_child_is_killed_on_request_and_the_status_says_so(client):
-    child, data, control = client.fork()
+    child, data, control = client.fork("m_0")
     with data, control:
         child.kill()
         status = child.exited.result(10)
@@ -59,7 +60,7 @@ def test_a_child_is_killed_on_request_and_the_status_says_so(client):
 
 
 def test_children_have_numbers_of_their_own(client):
-    children = [client.fork() for _ in range(3)]
+    children = [client.fork("m_0") for _ in range(3)]
     wait_until(lambda: all(child.process_id is not None for child, _, _ in children))
 
     assert len({child.process_id for child, _, _ in children}) == 3
@@ -72,8 +73,8 @@ def test_children_have_numbers_of_their_own(client):
 
 
 def test_closing_kills_what_is_left():
-    client = ForkClient(FAKE_BACKENDS)
-    child, data, control = client.fork()
+    client = ForkClient(FAKE_BACKENDS, ProcessSettings())
+    child, data, control = client.fork("m_0")
     wait_until(lambda: child.process_id is not None)
     with data, control:
         client.close()
@@ -84,14 +85,14 @@ def test_closing_kills_what_is_left():
 
 
 def test_signals_of_a_service_manager_are_left_to_the_server(client):
-    child, data, control = client.fork()
+    child, data, control = client.fork("m_0")
     wait_until(lambda: child.process_id is not None)
     with data, control:
         fork_server = int(Path(f"/proc/{child.process_id}/stat").read_text().rsplit(")", 1)[1].split()[1])
         for process_id in (fork_server, child.process_id):
             os.kill(process_id, signal.SIGTERM)
             os.kill(process_id, signal.SIGINT)
-        other, other_data, other_control = client.fork()
+        other, other_data, other_control = client.fork("m_0")
         wait_until(lambda: other.process_id is not None)
         assert is_alive(child.process_id)
         other_data.close()
@@ -134,8 +135,9 @@ def test_the_fork_server_does_not_outlive_a_server_whose_socket_does():
     code = (
         "import os, time\n"
         "from merrow.places.process.fork_client import ForkClient\n"
-        f"client = ForkClient({FAKE_BACKENDS!r})\n"
-        "child, data, control = client.fork()\n"
+        "from merrow.settings import ProcessSettings\n"
+        f"client = ForkClient({FAKE_BACKENDS!r}, ProcessSettings())\n"
+        "child, data, control = client.fork('m_0')\n"
         "while child.process_id is None: time.sleep(0.005)\n"
         "heir = os.fork()\n"
         "if heir == 0: time.sleep(60); os._exit(0)\n"

@@ -1,5 +1,6 @@
 import ast
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -29,6 +30,7 @@ from tests.places.process.place_harness import (
     start,
     text_of,
 )
+from tests.places.recording_services import RecordingServices
 
 pytestmark = [
     pytest.mark.skipif(not ProcessPlace.is_available(), reason="needs fork and Unix sockets"),
@@ -40,7 +42,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def place():
     """One fork server for all; every test has instances of its own."""
-    place = ProcessPlace(SETTINGS, FAKE_BACKENDS)
+    place = ProcessPlace(SETTINGS, RecordingServices(), FAKE_BACKENDS)
     yield place
     asyncio.run(place.close())
 
@@ -238,8 +240,9 @@ def test_the_model_runs_on_the_main_thread_with_nothing_of_the_server(place):
         assert first["stdin"] == ""
         assert first["pid"] == instances[0].process_id
         assert first["random"] != second["random"]
-        # The standard three, two sockets, the cancellation page, and the listing itself.
-        assert len(second["descriptors"]) == 7
+        # The standard three, three sockets, the cancellation page, the pipe that wakes who sends later, and the listing
+        # itself.
+        assert len(second["descriptors"]) == 10
         assert os.getsid(first["pid"]) != os.getsid(0)
         assert os.getpgid(first["pid"]) == first["pid"]
         await asyncio.gather(*[instance.close() for instance in instances])
@@ -323,13 +326,14 @@ def test_large_tensors_under_way_survive_or_fail_when_the_child_is_killed(place)
             for _ in range(3):
                 futures = [reports.submit(instance, make_request({"A": data}, "double")) for _ in range(6)]
                 answers.append(await futures[0])
-                os.kill(instance.process_id, signal.SIGKILL)
+                killed = instance.process_id
+                os.kill(killed, signal.SIGKILL)
                 for result in await asyncio.gather(*futures[1:]):
                     if isinstance(result, Execution):
                         assert np.array_equal(outputs_of(result.outcomes[0])["A"], data * 2)
                     else:
                         assert result.message == "Stub process 'm_0_0' is not healthy."
-                await until(lambda: instance.is_healthy)
+                await until(lambda killed=killed: instance.is_healthy and instance.process_id != killed)
             # Answers of children long dead are still there.
             for answer in answers:
                 assert np.array_equal(outputs_of(answer.outcomes[0])["A"], data * 2)
@@ -352,10 +356,12 @@ def test_under_load_kills_lose_no_answer_and_double_none(place):
                     results.append(result)
 
             async def killer():
+                killed = None
                 for _ in range(4):
                     await asyncio.sleep(0.03)
-                    await until(lambda: instance.is_healthy)
-                    os.kill(instance.process_id, signal.SIGKILL)
+                    await until(lambda killed=killed: instance.is_healthy and instance.process_id != killed)
+                    killed = instance.process_id
+                    os.kill(killed, signal.SIGKILL)
 
             await asyncio.gather(killer(), *[client(number) for number in range(8)])
             assert len(results) == 800
@@ -521,10 +527,11 @@ def test_what_a_child_logs_is_logged_as_of_the_child(place, caplog):
             async with running_instance(place) as (instance, reports):
                 await reports.ask(instance, make_request(do="log"))
                 await until(lambda: "said so" in caplog.text)
-                (record,) = [record for record in caplog.records if record.message == "said so"]
+                (record,) = [record for record in caplog.records if "said so" in record.message]
                 assert (record.name, record.levelname, record.filename) == (
                     "merrow.python", "WARNING", "fake_backends.py",
                 )  # fmt: skip
+                assert record.message == "[m_0_0] said so"
                 assert record.process == instance.process_id
                 assert "loading m_0_0" in caplog.text
 
@@ -536,7 +543,7 @@ def test_a_dead_fork_server_is_replaced(caplog):
         async with running_place() as place, running_instance(place) as (instance, reports):
             os.kill(parent_of(instance.process_id), signal.SIGKILL)
             await reports.wait_for_health(False, True)
-            assert "the fork server died" in caplog.text
+            assert "a fork server died" in caplog.text
             assert outputs_of(await reports.ask(instance, make_request({"A": FLOATS})))
 
     asyncio.run(main())
@@ -570,3 +577,37 @@ def test_memory_of_a_burst_is_given_back(monkeypatch):
             await until(lambda: count_mappings() == 1)
 
     asyncio.run(main())
+
+
+def test_the_memory_of_a_dead_child_is_given_back_at_once(place):
+    async def main():
+        async with running_instance(place) as (instance, reports):
+            await reports.ask(instance, make_request({"A": np.ones(2_000_000, np.uint8)}, "double"))
+            gc.collect()
+            before = count_mappings()
+            gc.disable()
+            try:
+                for _ in range(3):
+                    os.kill(instance.process_id, signal.SIGKILL)
+                    await until(lambda: not instance.is_healthy)
+                    await until(lambda: instance.is_healthy)
+            finally:
+                gc.enable()
+            # The page of the new child; the old ones and their tensors are gone.
+            assert count_mappings() < before
+
+    asyncio.run(main())
+
+
+def test_a_death_for_want_of_memory_is_told(place, caplog, monkeypatch):
+    kills = iter([3, 4, 4, 4])
+    monkeypatch.setattr("merrow.places.process.host.count_oom_kills", lambda: next(kills))
+
+    async def main():
+        async with running_instance(place) as (instance, reports):
+            await reports.submit(instance, make_request(do="kill"))
+            await reports.wait_for_health(False, True)
+            await until(lambda: "died of signal 9" in caplog.text)
+
+    asyncio.run(main())
+    assert "died of signal 9 (SIGKILL), and the system has been killing processes for want of memory" in caplog.text

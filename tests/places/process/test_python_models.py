@@ -7,11 +7,13 @@ import signal
 import numpy as np
 import pytest
 
-from merrow.core.errors import InternalError, UnsupportedError
+from merrow.backends.base import Deferral
+from merrow.core.errors import InternalError
 from merrow.core.model_config import ModelInput
 from merrow.places.process.host import ProcessPlace
 from tests.backends.python.model_files import CONFIG, make_context, write_model
 from tests.places.process.place_harness import SETTINGS, Reports, make_request, outputs_of, start
+from tests.places.recording_services import RecordingServices
 
 pytestmark = [
     pytest.mark.skipif(not ProcessPlace.is_available(), reason="needs fork and Unix sockets"),
@@ -58,7 +60,7 @@ class TritonPythonModel:
 
 @pytest.fixture(scope="module")
 def place():
-    place = ProcessPlace(SETTINGS)
+    place = ProcessPlace(SETTINGS, RecordingServices())
     yield place
     asyncio.run(place.close())
 
@@ -156,20 +158,49 @@ def test_what_prevents_loading_reaches_whoever_loads(place, tmp_path):
     asyncio.run(main())
 
 
-def test_a_decoupled_model_is_refused_until_there_is_something_for_it(place, tmp_path):
-    source = """
+DECOUPLED = """
+import threading
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
 class TritonPythonModel:
     @staticmethod
     def auto_complete_config(config):
         config.set_model_transaction_policy({"decoupled": True})
         return config
+
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.answer, args=(request.get_response_sender(), request)).start()
+
+    def answer(self, sender, request):
+        array = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+        for _ in range(3):
+            # In place: what was sent before stays as it was.
+            array += 1
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", array)]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
-    write_model(tmp_path, source)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_decoupled_model_answers_from_a_thread(place, tmp_path, size):
+    write_model(tmp_path, DECOUPLED)
     completed = place.auto_complete(make_context(tmp_path), "python")
     assert completed.is_decoupled
 
     async def main():
-        with pytest.raises(UnsupportedError, match="decoupled"):
-            await start(place, Reports(), make_context(tmp_path, completed), backend="python")
+        reports = Reports()
+        instance = await start(place, reports, make_context(tmp_path, completed), backend="python")
+        requests = [make_request({"IN": np.full(size, value, np.float32)}) for value in (0, 10)]
+        execution = await reports.execute(instance, *requests)
+        assert execution.outcomes == [Deferral.DEFERRED] * 2
+        for request, first in zip(requests, (0, 10), strict=True):
+            *responses, end = await reports.wait_for_end(request)
+            assert [outputs_of(response)["OUT"][-1] for response in responses] == [first + 1, first + 2, first + 3]
+            assert end.is_empty
+        await instance.close()
 
     asyncio.run(main())

@@ -1,5 +1,9 @@
 import os
 import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +26,7 @@ def test_shared_memory_is_shared_by_descriptor():
 
 
 def test_without_memfd_a_temporary_file_without_a_name_does(monkeypatch, tmp_path):
-    monkeypatch.setattr(system, "HAS_MEMFD", False)
+    monkeypatch.setattr(system, "has_memfd", lambda: False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     descriptor, mapping = create_shared_memory(4096)
     other = map_shared_memory(descriptor, 4096)
@@ -32,7 +36,32 @@ def test_without_memfd_a_temporary_file_without_a_name_does(monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not system.HAS_MEMFD, reason="needs memfd_create")
+@pytest.mark.skipif(not system.has_memfd(), reason="needs memfd_create")
+def test_an_interpreter_built_for_an_old_system_asks_the_system_itself(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    descriptor, mapping = create_shared_memory(4096)
+    other = map_shared_memory(descriptor, 4096)
+    mapping[:5] = b"hello"
+
+    assert other[:5] == b"hello"
+
+
+def test_a_sandbox_that_forbids_memfd_is_noticed(monkeypatch):
+    def refuse(name, flags):
+        raise PermissionError("seccomp")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert not system.has_memfd.__wrapped__()
+
+
+def test_a_full_disk_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(system, "has_memfd", lambda: False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match=r"No space left|too large"):
+        create_shared_memory(1 << 50)
+
+
+@pytest.mark.skipif(not system.has_memfd(), reason="needs memfd_create")
 def test_shared_memory_cannot_be_shrunk_under_a_mapping():
     descriptor, _ = create_shared_memory(4096)
 
@@ -41,7 +70,7 @@ def test_shared_memory_cannot_be_shrunk_under_a_mapping():
     os.close(descriptor)
 
 
-@pytest.mark.skipif(not system.HAS_MEMFD, reason="needs memfd_create")
+@pytest.mark.skipif(not system.has_memfd(), reason="needs memfd_create")
 def test_memory_that_could_be_shrunk_is_not_mapped():
     descriptor = os.memfd_create("x")
     os.ftruncate(descriptor, 4096)
@@ -79,3 +108,55 @@ def test_descriptors_travel_with_bytes():
         assert receive_with_descriptors(right, 100) == (b"", [])
     for descriptor in (reader, writer, *descriptors):
         os.close(descriptor)
+
+
+def run(code):
+    """What this prints in a process of its own."""
+    code = f"import sys; sys.path[:] = {sys.path!r}\nfrom merrow.places.process.system import *\n" + textwrap.dedent(
+        code
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_memory_beyond_the_limit_is_an_error_and_shared_memory_does_not_count():
+    code = """
+        import numpy as np
+        limit_memory(0)
+        before = bytearray(200 << 20)
+        del before
+        limit_memory(64 << 20)
+        descriptor, mapping = create_shared_memory(256 << 20)
+        np.frombuffer(mapping, np.uint8)[:] = 1
+        small = np.ones(16 << 20, np.uint8)
+        try:
+            np.ones(100 << 20, np.uint8)
+        except MemoryError:
+            print("no more")
+        """
+
+    assert run(code) == "no more\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_process_volunteers_for_the_system_s_killer():
+    before = int(Path("/proc/self/oom_score_adj").read_text())
+
+    assert int(run('volunteer_for_oom(); print(open("/proc/self/oom_score_adj").read())')) == min(1000, before + 300)
+
+
+@pytest.mark.slow
+def test_c_code_writes_each_line_as_it_ends():
+    code = """
+        import ctypes, os
+        buffer_c_output_by_line()
+        ctypes.CDLL(None).puts(b"said")
+        os._exit(0)
+        """
+
+    assert run(code) == "said\n"
+
+
+def test_kills_for_want_of_memory_are_counted():
+    assert system.count_oom_kills() >= 0

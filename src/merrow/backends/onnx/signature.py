@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from merrow.core.datatypes import CONFIG_TYPES, DATATYPES_OF_CONFIG
-from merrow.core.errors import InvalidArgumentError, UnsupportedError
+from merrow.core.errors import InvalidArgumentError
 from merrow.core.model_config import (
     ModelConfig,
     ModelDynamicBatching,
@@ -120,20 +120,15 @@ def check_config(model_name: str, config: ModelConfig, signature: ModelSignature
 
     Raises:
         InvalidArgumentError: it does not; the first reason, in Triton's words.
-        UnsupportedError: it asks for ragged batches.
     """
     controls: list[str] = []
     states: list[str] = []
     if config.sequence_batching is not None:
         controls = [control.name for control in config.sequence_batching.control_input]
         states = [state.input_name for state in config.sequence_batching.state]
-    if config.batch_input or config.batch_output or any(entry.allow_ragged_batch for entry in config.input):
-        raise UnsupportedError(
-            f"model '{model_name}': the onnxruntime backend does not support ragged batching (allow_ragged_batch, "
-            "batch_input, batch_output)"
-        )
+    batch_inputs = [(target, entry.data_type) for entry in config.batch_input for target in entry.target_name]
     required = [entry for entry in config.input if not (entry.optional and entry.name in signature.defaults)]
-    expected_count = len(required) + len(controls) + len(states)
+    expected_count = len(required) + len(controls) + len(states) + len(batch_inputs)
     if expected_count != len(signature.inputs):
         raise InvalidArgumentError(
             f"unable to load model '{model_name}', configuration expects {expected_count} inputs, model provides "
@@ -144,8 +139,11 @@ def check_config(model_name: str, config: ModelConfig, signature: ModelSignature
             raise InvalidArgumentError(
                 f"configuration specified sequence control '{name}', but model does not provide that input"
             )
+    for name, data_type in batch_inputs:
+        _check_datatype(model_name, "input", name, data_type, _find_input(name, signature))
     for model_input in config.input:
         _check_input(model_name, config.max_batch_size, model_input, signature)
+    scattered = {target for entry in config.batch_output for target in entry.target_name}
     for output in config.output:
         tensor = signature.outputs.get(output.name)
         if tensor is None:
@@ -154,23 +152,37 @@ def check_config(model_name: str, config: ModelConfig, signature: ModelSignature
                 f"{', '.join(sorted(signature.outputs))}"
             )
         _check_datatype(model_name, "output", output.name, output.data_type, tensor)
-        _check_shape(model_name, config.max_batch_size, output, tensor, is_exact=True)
+        # What is cut up by elements may come as one row of them.
+        if output.name not in scattered or tensor.shape != (-1,):
+            _check_shape(model_name, config.max_batch_size, output, tensor, is_exact=True)
 
 
 def _check_input(model_name: str, max_batch_size: int, model_input: ModelInput, signature: ModelSignature) -> None:
-    tensor = signature.inputs.get(model_input.name) or signature.defaults.get(model_input.name)
-    if tensor is None:
-        raise InvalidArgumentError(
-            f"unexpected inference input '{model_input.name}', allowed inputs are: "
-            f"{', '.join(sorted((*signature.inputs, *signature.defaults)))}"
-        )
+    tensor = _find_input(model_input.name, signature)
     if model_input.optional and max_batch_size:
         raise InvalidArgumentError(
             f"unable to load model '{model_name}', optional input '{model_input.name}' is not supported for models "
             "that support batching"
         )
     _check_datatype(model_name, "input", model_input.name, model_input.data_type, tensor)
-    _check_shape(model_name, max_batch_size, model_input, tensor, is_exact=False)
+    if not model_input.allow_ragged_batch:
+        _check_shape(model_name, max_batch_size, model_input, tensor, is_exact=False)
+    elif tensor.shape != (-1,):
+        raise InvalidArgumentError(
+            # The two blanks are Triton's.
+            f"unable to load model '{model_name}', configuration expects model provides input with shape [-1]  for "
+            f"ragged input '{model_input.name}', model provides {format_shape(tensor.shape)}"
+        )
+
+
+def _find_input(name: str, signature: ModelSignature) -> TensorSignature:
+    tensor = signature.inputs.get(name) or signature.defaults.get(name)
+    if tensor is None:
+        raise InvalidArgumentError(
+            f"unexpected inference input '{name}', allowed inputs are: "
+            f"{', '.join(sorted((*signature.inputs, *signature.defaults)))}"
+        )
+    return tensor
 
 
 def _check_datatype(model_name: str, direction: str, name: str, data_type: str, tensor: TensorSignature) -> None:

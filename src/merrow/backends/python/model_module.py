@@ -14,7 +14,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 from merrow.backends.base import ModelContext
+from merrow.backends.python.pb_exchange import InferenceRequest
 from merrow.backends.python.pb_utils import install
+from merrow.backends.python.runtime import ModelRuntime
 from merrow.core.errors import InternalError
 
 DEFAULT_FILENAME = "model.py"
@@ -46,11 +48,16 @@ def find_model(context: ModelContext) -> str:
     return path
 
 
-def import_model(path: str, context: ModelContext) -> Any:
+def import_model(
+    path: str, context: ModelContext, runtime: ModelRuntime | None = None
+) -> tuple[Any, type[InferenceRequest]]:
     """Import the model's file anew.
 
+    Args:
+        runtime: of the instance; None where the model only completes its configuration.
+
     Returns:
-        The module.
+        The module, and the class of its requests.
 
     Raises:
         BaseException: whatever the file raises; nothing of the import system is in the traceback that Triton's own
@@ -59,7 +66,7 @@ def import_model(path: str, context: ModelContext) -> Any:
     version_directory, model_directory = context.version_directory, context.model_directory
     package_name = os.path.basename(os.path.normpath(version_directory))
     with _IMPORTING:
-        install(version_directory)
+        request_class = install(version_directory, runtime)
         for directory in (version_directory, model_directory):
             if directory in sys.path:
                 sys.path.remove(directory)
@@ -70,7 +77,7 @@ def import_model(path: str, context: ModelContext) -> Any:
         name = f"{package_name}.{os.path.basename(path).removesuffix('.py')}"
         # Not importlib.import_module: it leaves more of the import system in tracebacks.
         __import__(name)
-        return sys.modules[name]
+        return sys.modules[name], request_class
 
 
 def _add_package(name: str, directory: str) -> None:

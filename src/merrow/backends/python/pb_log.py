@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from merrow.backends.python.pb_errors import C_MODULE, PybindEnum, bind_arguments, incompatible_arguments
+from merrow.backends.python.runtime import ModelRuntime
 
 _LOG = logging.getLogger("merrow.python")
 
@@ -28,7 +29,7 @@ _LINE_SIGNATURE = "(message: str) -> None"
 
 
 class Logger:
-    """Only static functions; there are no objects of it."""
+    """Only functions of the class; there are no objects of it. The class that a model imports is bound to it."""
 
     __module__ = C_MODULE
 
@@ -38,31 +39,33 @@ class Logger:
     ERROR = LogLevel.ERROR
     VERBOSE = LogLevel.VERBOSE
 
+    _runtime: ModelRuntime | None = None
+
     def __init__(self) -> None:
         raise TypeError(f"{C_MODULE}.Logger: No constructor defined!")
 
-    @staticmethod
-    def log(*args: Any, **kwargs: Any) -> None:
+    @classmethod
+    def log(cls, *args: Any, **kwargs: Any) -> None:
         message, level = bind_arguments(("message", "level"), (None, LogLevel.INFO), args, kwargs, _LOG_SIGNATURE)
         if not isinstance(message, str) or not isinstance(level, LogLevel):
             raise incompatible_arguments(_LOG_SIGNATURE, args, kwargs, "log")
-        _write(message, _SEVERITIES[int(level)])
+        _write(cls._runtime, message, _SEVERITIES[int(level)])
 
-    @staticmethod
-    def log_info(*args: Any, **kwargs: Any) -> None:
-        _write(_message("log_info", args, kwargs), logging.INFO)
+    @classmethod
+    def log_info(cls, *args: Any, **kwargs: Any) -> None:
+        _write(cls._runtime, _message("log_info", args, kwargs), logging.INFO)
 
-    @staticmethod
-    def log_warn(*args: Any, **kwargs: Any) -> None:
-        _write(_message("log_warn", args, kwargs), logging.WARNING)
+    @classmethod
+    def log_warn(cls, *args: Any, **kwargs: Any) -> None:
+        _write(cls._runtime, _message("log_warn", args, kwargs), logging.WARNING)
 
-    @staticmethod
-    def log_error(*args: Any, **kwargs: Any) -> None:
-        _write(_message("log_error", args, kwargs), logging.ERROR)
+    @classmethod
+    def log_error(cls, *args: Any, **kwargs: Any) -> None:
+        _write(cls._runtime, _message("log_error", args, kwargs), logging.ERROR)
 
-    @staticmethod
-    def log_verbose(*args: Any, **kwargs: Any) -> None:
-        _write(_message("log_verbose", args, kwargs), logging.DEBUG)
+    @classmethod
+    def log_verbose(cls, *args: Any, **kwargs: Any) -> None:
+        _write(cls._runtime, _message("log_verbose", args, kwargs), logging.DEBUG)
 
 
 def _message(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -72,11 +75,13 @@ def _message(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> st
     return message
 
 
-def _write(message: str, severity: int) -> None:
+def _write(runtime: ModelRuntime | None, message: str, severity: int) -> None:
     if not _LOG.isEnabledFor(severity):
         return
     # Past this function and the one that the model called.
     caller = sys._getframe(2)
+    if runtime is not None:
+        message = f"[{runtime.instance_name}] {message}"
     record = _LOG.makeRecord(
         _LOG.name, severity, caller.f_code.co_filename, caller.f_lineno, message, (), None, caller.f_code.co_name
     )

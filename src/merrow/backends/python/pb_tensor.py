@@ -138,3 +138,10 @@ def encode_output(tensor: Tensor) -> core.Tensor:
     flat = array.reshape(-1).view(np.uint8)
     # numpy's types for Python 3.10 do not say that arrays are buffers.
     return core.Tensor(tensor._name, datatype, array.shape, memoryview(flat))  # type: ignore[arg-type]
+
+
+def copy_output(output: core.Tensor) -> core.Tensor:
+    """The tensor with bytes of its own, if it is a view of an array."""
+    if not isinstance(output.data, memoryview):
+        return output
+    return core.Tensor(output.name, output.datatype, output.shape, bytes(output.data))

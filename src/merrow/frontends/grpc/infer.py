@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from functools import partial
 
 from merrow.core.errors import ServerError, UnavailableError, UnsupportedError
+from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer
 from merrow.engine.engine import Engine
 from merrow.frontends.grpc.status import finish_unexpected, finish_with_error
+from merrow.frontends.grpc.traced import trace_call
 from merrow.net.exchange import GrpcCall
+from merrow.observe.trace import Tracer
+from merrow.wire.header_forwarding import HeaderForwarding, metadata_of_application
 from merrow.wire.infer_proto import (
     ProtoOutputForms,
     decode_infer_request,
@@ -34,10 +38,18 @@ _NO_DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transactio
 
 
 class GrpcInference:
-    """Handles ModelInfer."""
+    """Handles ModelInfer.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        forwarding: which metadata becomes parameters of a request; None for none.
+    """
+
+    def __init__(
+        self, engine: Engine, tracer: Tracer | None = None, forwarding: HeaderForwarding | None = None
+    ) -> None:
         self._engine = engine
+        self.tracer = tracer
+        self.forwarding = forwarding
 
     def on_infer(self, call: GrpcCall, message: Buffer) -> None:
         engine = self._engine
@@ -48,15 +60,33 @@ class GrpcInference:
         model = engine.find_model(parsed.model_name, parse_model_version(version_text) if version_text else -1)
         if model.is_decoupled:
             raise UnsupportedError(_NO_DECOUPLED)
+        tracer = self.tracer
+        if tracer is not None and tracer.is_on:
+            call = trace_call(call, tracer, model.name, model.version)
         sink = _InferSink(call, model.labels)
-        request, sink.forms = decode_infer_request(parsed, model.version, model.config, sink)
-        # Set before submitting, which may answer at once; the sink clears it, and with it the reference cycle.
-        call.on_cancel = partial(engine.cancel, request)
         try:
+            request, sink.forms = decode_infer_request(parsed, model.version, model.config, sink, engine.shared_memory)
+            if self.forwarding is not None:
+                forward_metadata(request, self.forwarding, call)
+            if call.trace is not None:
+                request.trace = call.trace
+            # Set before submitting, which may answer at once; the sink clears it, and with it the reference cycle.
+            call.on_cancel = partial(engine.cancel, request)
             engine.submit(model, request)
-        except ServerError:
+        except ServerError as error:
             call.on_cancel = None
-            raise
+            finish_with_error(call, error)
+
+
+def forward_metadata(request: Request, forwarding: HeaderForwarding, call: GrpcCall) -> None:
+    """Add a call's metadata to a request's parameters, where they count more than its own.
+
+    Raises:
+        InvalidArgumentError: one of them may not be forwarded.
+    """
+    forwarded = forwarding.parameters_of(metadata_of_application(call.metadata))
+    if forwarded:
+        request.parameters = {**request.parameters, **forwarded} if request.parameters else {**forwarded}
 
 
 class _InferSink:

@@ -4,9 +4,10 @@ Responses of ordinary models leave in the order of their requests, across all mo
 models leave as they come. An error is a message of the stream, which stays open; with the metadata
 `triton_grpc_error: true` the first error of a model ends the call with its status instead.
 
-Bounds: with `MAX_UNANSWERED_REQUESTS` requests unanswered, or while the client does not read, the stream is not read
-further, and flow control holds the client back. What a decoupled model goes on to produce for a client that does not
-read waits here, up to `MAX_WAITING_BYTE_SIZE`; beyond, the call ends and its requests are cancelled.
+Bounds: with `max_stream_requests` requests unanswered, or while the client does not read, or while much waits for an
+earlier response, the stream is not read further, and flow control holds the client back. A decoupled model is held
+back as far as it allows (`Request.is_congested`); what it goes on to produce for a client that does not read waits
+here, up to `max_stream_buffer_byte_size`; beyond, the call ends and its requests are cancelled.
 
 Source: Triton, grpc/stream_infer_handler.cc.
 """
@@ -20,9 +21,13 @@ from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer
 from merrow.engine.engine import Engine
-from merrow.frontends.grpc.infer import SHUTTING_DOWN, Labels
+from merrow.frontends.grpc.infer import SHUTTING_DOWN, Labels, forward_metadata
 from merrow.frontends.grpc.status import OK, STATUSES, finish_unexpected, finish_with_error
+from merrow.frontends.grpc.traced import sample_call
 from merrow.net.exchange import GrpcCall
+from merrow.observe.trace import Trace, Tracer
+from merrow.settings import ConnectionLimits
+from merrow.wire.header_forwarding import HeaderForwarding
 from merrow.wire.infer_proto import (
     ProtoOutputForms,
     decode_infer_request,
@@ -34,8 +39,6 @@ from merrow.wire.infer_proto import (
 
 _LOG = logging.getLogger("merrow.frontends.grpc")
 
-MAX_UNANSWERED_REQUESTS = 1024
-MAX_WAITING_BYTE_SIZE = 64 * 1024 * 1024
 RESOURCE_EXHAUSTED = 8
 TOO_SLOW = "the client does not read the responses of the stream"
 
@@ -43,9 +46,20 @@ TOO_SLOW = "the client does not read the responses of the stream"
 class InferStream:
     """One call of ModelStreamInfer; a `GrpcStream`."""
 
-    def __init__(self, call: GrpcCall, engine: Engine, on_end: "Callable[[InferStream], None]") -> None:
+    def __init__(
+        self,
+        call: GrpcCall,
+        engine: Engine,
+        on_end: "Callable[[InferStream], None]",
+        tracer: Tracer | None = None,
+        forwarding: HeaderForwarding | None = None,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
+        self._limits = limits or ConnectionLimits()
         self._call = call
         self._engine = engine
+        self._tracer = tracer
+        self._forwarding = forwarding
         self._on_end = on_end
         self._ends_at_error = call.header(b"triton_grpc_error") == b"true"
         # Requests whose final response has not been written; those of ordinary models also stand in line.
@@ -54,6 +68,8 @@ class InferStream:
         # Messages that wait for the client to read.
         self._waiting: deque[Sequence[Buffer]] = deque()
         self._waiting_byte_size = 0
+        # Of responses that came before their turn.
+        self._early_byte_size = 0
         self._is_paused = False
         # Set when no more requests are taken: the call ends with this after the last response.
         self._last_words: tuple[int, str] | None = None
@@ -104,9 +120,16 @@ class InferStream:
         sink.is_decoupled = model.is_decoupled
         if not model.is_decoupled:
             self._line.append(sink)
+        tracer = self._tracer
+        if tracer is not None and tracer.is_on:
+            sink.trace = sample_call(self._call, tracer, model.name, model.version)
         try:
-            request, sink.forms = decode_infer_request(parsed, model.version, model.config, sink)
+            request, sink.forms = decode_infer_request(parsed, model.version, model.config, sink, engine.shared_memory)
+            if self._forwarding is not None:
+                forward_metadata(request, self._forwarding, self._call)
             sink.request = request
+            request.is_congested = sink.is_decoupled and bool(self._waiting)
+            request.trace = sink.trace
             engine.submit(model, request)
         except ServerError as error:
             self._refuse(sink, error)
@@ -138,37 +161,70 @@ class InferStream:
         """Write the next message of a request, if it has one, in its turn."""
         if sink.is_decoupled:
             if message is not None:
-                self._write(message)
-                if self._waiting_byte_size > MAX_WAITING_BYTE_SIZE:
+                self._write_for(sink, message)
+                if self._waiting_byte_size > self._limits.max_stream_buffer_byte_size:
                     self._end()
                     self._call.finish(RESOURCE_EXHAUSTED, TOO_SLOW)
                     return
             if is_final:
-                self._unanswered.discard(sink)
+                self._forget(sink)
         else:
             sink.message = message
             sink.is_answered = is_final
             line = self._line
+            if message is not None and line[0] is not sink:
+                self._early_byte_size += _byte_size(message)
             while line and line[0].is_answered:
                 first = line.popleft()
-                self._unanswered.discard(first)
                 if first.message is not None:
-                    self._write(first.message)
+                    if first is not sink:
+                        self._early_byte_size -= _byte_size(first.message)
+                    self._write_for(first, first.message)
+                self._forget(first)
         self._settle()
+
+    def _forget(self, sink: "_StreamSink") -> None:
+        """The last response of a request has been written."""
+        self._unanswered.discard(sink)
+        if sink.trace is not None:
+            sink.trace.finish()
+            sink.trace = None
+
+    def _write_for(self, sink: "_StreamSink", message: Sequence[Buffer]) -> None:
+        if sink.trace is None:
+            self._write(message)
+            return
+        assert self._tracer is not None
+        sink.trace.record("GRPC_SEND_START", self._tracer.clock())
+        self._write(message)
+        sink.trace.record("GRPC_SEND_END", self._tracer.clock())
 
     def _write(self, message: Sequence[Buffer]) -> None:
         if self._waiting or not self._call.is_writable:
+            if not self._waiting:
+                self._hold_models(True)
             self._waiting.append(message)
-            self._waiting_byte_size += sum(len(part) for part in message)
+            self._waiting_byte_size += _byte_size(message)
         else:
             self._call.send(message)
 
     def _on_writable(self) -> None:
         while self._waiting and self._call.is_writable:
             message = self._waiting.popleft()
-            self._waiting_byte_size -= sum(len(part) for part in message)
+            self._waiting_byte_size -= _byte_size(message)
             self._call.send(message)
+            if not self._waiting:
+                self._hold_models(False)
         self._settle()
+
+    def _hold_models(self, is_congested: bool) -> None:
+        """Let the decoupled models that answer this stream wait, or go on."""
+        for sink in list(self._unanswered):
+            request = sink.request
+            if request is not None and sink.is_decoupled:
+                request.is_congested = is_congested
+                if not is_congested and request.owner is not None:
+                    request.owner.resume(request)
 
     def _settle(self) -> None:
         """After any change: end the call if all is done, hold the client back or let it go on."""
@@ -178,7 +234,11 @@ class InferStream:
             self._end()
             self._call.finish(*self._last_words)
             return
-        must_pause = bool(self._waiting) or len(self._unanswered) >= MAX_UNANSWERED_REQUESTS
+        must_pause = (
+            bool(self._waiting)
+            or len(self._unanswered) >= self._limits.max_stream_requests
+            or self._early_byte_size > self._limits.max_stream_buffer_byte_size
+        )
         if must_pause and not self._is_paused:
             self._is_paused = True
             self._call.pause_reading()
@@ -203,6 +263,9 @@ class InferStream:
             if sink.request is not None:
                 self._engine.cancel(sink.request)
                 sink.request = None
+            if sink.trace is not None:
+                sink.trace.finish()
+                sink.trace = None
 
 
 class _StreamSink:
@@ -222,6 +285,7 @@ class _StreamSink:
         "request",
         "request_id",
         "stream",
+        "trace",
     )
 
     forms: ProtoOutputForms
@@ -234,10 +298,15 @@ class _StreamSink:
         self.request: Request | None = None
         self.is_decoupled = False
         self.is_answered = False
+        self.trace: Trace | None = None
         self.message: Sequence[Buffer] | None = None
 
     def on_response(self, response: Response) -> None:
         self.stream.on_response(self, response)
+
+
+def _byte_size(message: Sequence[Buffer]) -> int:
+    return sum([len(part) for part in message])
 
 
 def _encode(sink: _StreamSink, response: Response) -> Sequence[Buffer] | None:

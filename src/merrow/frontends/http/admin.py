@@ -9,6 +9,7 @@ import asyncio
 
 from merrow.core.errors import InvalidArgumentError, ServerError, UnavailableError, UnsupportedError
 from merrow.engine.engine import Engine
+from merrow.engine.model import Model
 from merrow.frontends.http.routes import Endpoint, Handlers, Route
 from merrow.frontends.http.status import JSON_HEADERS, TEXT_HEADERS
 from merrow.frontends.http.tasks import AnswerTasks
@@ -56,13 +57,19 @@ class HttpAdmin:
 
     def on_server_ready(self, exchange: Exchange, route: Route) -> None:
         self._check_not_exiting()
-        exchange.respond(200 if self._engine.is_ready() else 400, TEXT_HEADERS, ())
+        if self._engine.has_readiness_checks:
+            self._tasks.start(exchange, self._check_server(exchange), TEXT_HEADERS)
+        else:
+            exchange.respond(200 if self._engine.is_ready() else 400, TEXT_HEADERS, ())
 
     def on_model_ready(self, exchange: Exchange, route: Route) -> None:
-        if self._engine.is_model_ready(route.model_name, route.model_version):
-            exchange.respond(200, TEXT_HEADERS, ())
-        else:
+        if not self._engine.is_model_ready(route.model_name, route.model_version):
             raise InvalidArgumentError("Model version not ready")
+        model = self._engine.find_model(route.model_name, route.model_version)
+        if model.has_readiness_check:
+            self._tasks.start(exchange, self._check_model(exchange, model), JSON_HEADERS)
+        else:
+            exchange.respond(200, TEXT_HEADERS, ())
 
     def on_server_metadata(self, exchange: Exchange, route: Route) -> None:
         exchange.respond(200, JSON_HEADERS, (self._server_metadata,))
@@ -85,8 +92,7 @@ class HttpAdmin:
 
     def on_repository_index(self, exchange: Exchange, route: Route) -> None:
         is_ready_only = admin_json.decode_index_request(exchange.body, self._max_input_byte_size)
-        index = self._engine.repository_index(is_ready_only)
-        exchange.respond(200, JSON_HEADERS, (admin_json.encode_repository_index(index),))
+        self._tasks.start(exchange, self._index(exchange, is_ready_only), JSON_HEADERS)
 
     def on_load(self, exchange: Exchange, route: Route) -> None:
         _check_no_repository(route)
@@ -100,6 +106,17 @@ class HttpAdmin:
             # Triton loses this error on its way; clients have come to send anything.
             unload_dependents = False
         self._tasks.start(exchange, self._unload(exchange, route.model_name, unload_dependents), JSON_HEADERS)
+
+    async def _check_server(self, exchange: Exchange) -> None:
+        exchange.respond(200 if await self._engine.check_readiness() else 400, TEXT_HEADERS, ())
+
+    async def _check_model(self, exchange: Exchange, model: Model) -> None:
+        await self._engine.check_model(model)
+        exchange.respond(200, TEXT_HEADERS, ())
+
+    async def _index(self, exchange: Exchange, is_ready_only: bool) -> None:
+        index = await self._engine.fresh_repository_index(is_ready_only)
+        exchange.respond(200, JSON_HEADERS, (admin_json.encode_repository_index(index),))
 
     async def _load(self, exchange: Exchange, model_name: str) -> None:
         body = exchange.body

@@ -8,9 +8,19 @@ others a regular expression now and then, and no memory.
 import logging
 
 from merrow.core.errors import ServerError
-from merrow.frontends.http.routes import ERROR_HEADERS, METHODS, Handlers, Route, resolve_target
+from merrow.core.restrictions import Restriction, Restrictions
+from merrow.frontends.http.routes import (
+    CATEGORIES,
+    CHANGEABLE,
+    ERROR_HEADERS,
+    METHODS,
+    Handlers,
+    Route,
+    resolve_target,
+)
 from merrow.frontends.http.status import TEXT_HEADERS, respond_error, respond_unexpected
 from merrow.net.exchange import Exchange
+from merrow.wire.admin_json import encode_error
 from merrow.wire.infer_proto import parse_model_version
 
 _LOG = logging.getLogger("merrow.frontends.http")
@@ -25,8 +35,9 @@ METHOD_NOT_ALLOWED_BODY = (b'{"error":"Method Not Allowed"}',)
 class HttpFrontend:
     """An `HttpApplication` that answers by endpoint. Endpoints without a handler are not found."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, restrictions: Restrictions | None = None) -> None:
         self._handlers = handlers
+        self._restrictions = restrictions or {}
         self._kept_routes: dict[bytes, Route] = {}
 
     def on_exchange(self, exchange: Exchange) -> None:
@@ -35,7 +46,9 @@ class HttpFrontend:
             route = self._kept_routes.get(exchange.target) or self._find_route(exchange.target)
             if route is None:
                 exchange.respond(404, TEXT_HEADERS, NOT_FOUND_BODY)
-            elif exchange.method != route.method:
+            elif route.restriction is not None and not is_admitted(exchange, route.restriction):
+                respond_restricted(exchange, route.restriction)
+            elif exchange.method != route.method and exchange.method != route.second_method:
                 exchange.respond(405, route.error_headers, METHOD_NOT_ALLOWED_BODY)
             else:
                 try:
@@ -56,6 +69,10 @@ class HttpFrontend:
             return None
         route = Route(METHODS[endpoint], handler, ERROR_HEADERS[endpoint], target.model_name)
         route.repository = target.repository
+        route.region = target.region
+        route.second_method = b"POST" if endpoint in CHANGEABLE else None
+        category = CATEGORIES[endpoint]
+        route.restriction = None if category is None else self._restrictions.get(category)
         try:
             route.model_version = parse_model_version(target.version)
         except ServerError as error:
@@ -65,6 +82,17 @@ class HttpFrontend:
                 self._kept_routes.clear()
             self._kept_routes[text] = route
         return route
+
+
+def is_admitted(exchange: Exchange, restriction: Restriction) -> bool:
+    """Whether a request shows the header that a restriction asks for."""
+    return restriction.admits(exchange.header(restriction.key.lower().encode("utf-8", "surrogateescape")))
+
+
+def respond_restricted(exchange: Exchange, restriction: Restriction) -> None:
+    """Refuse a request that does not."""
+    text = f"This API is restricted, expecting header '{restriction.key}'"
+    exchange.respond(403, TEXT_HEADERS, (encode_error(text),))
 
 
 class _Refusal:

@@ -24,9 +24,11 @@ from merrow.engine.model import Model
 from merrow.frontends.http.routes import Endpoint, Handlers, Route
 from merrow.frontends.http.status import JSON_HEADERS, TEXT_HEADERS, respond_error, respond_unexpected
 from merrow.frontends.http.tasks import AnswerTasks
+from merrow.frontends.http.traced import trace_exchange
 from merrow.net.exchange import Exchange, Header
+from merrow.observe.trace import Tracer
 from merrow.wire.admin_json import encode_error
-from merrow.wire.binary_tensor import decode_header_length
+from merrow.wire.binary_framing import INFERENCE_HEADER, BinaryFraming
 from merrow.wire.compression import (
     ContentCoding,
     choose_content_coding,
@@ -35,6 +37,7 @@ from merrow.wire.compression import (
     decompress,
     oversize_error,
 )
+from merrow.wire.header_forwarding import HeaderForwarding
 from merrow.wire.infer_json import InferJsonCodec, OutputForms
 
 _LOG = logging.getLogger("merrow.frontends.http")
@@ -57,12 +60,26 @@ class HttpInference:
     Args:
         tasks: owns what is inflated and deflated on a thread.
         max_input_byte_size: bytes of a request's JSON, of a tensor in it, or of a body once inflated.
+        forwarding: which headers become parameters of a request; None for none.
+        framing: where the length of the JSON before binary data stands.
+        tracer: traces requests; None for nothing.
     """
 
-    def __init__(self, engine: Engine, tasks: AnswerTasks, max_input_byte_size: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tasks: AnswerTasks,
+        max_input_byte_size: int,
+        tracer: Tracer | None = None,
+        forwarding: HeaderForwarding | None = None,
+        framing: BinaryFraming = INFERENCE_HEADER,
+    ) -> None:
         self._engine = engine
         self._tasks = tasks
         self._max_input_byte_size = max_input_byte_size
+        self._tracer = tracer
+        self._forwarding = forwarding
+        self._framing = framing
         self._headers_of_binary: dict[int, tuple[Header, ...]] = {}
         # By the identity of the headers, which `net` remembers: equal heads of requests are one object.
         self._options: dict[int, _InferOptions] = {}
@@ -88,35 +105,63 @@ class HttpInference:
         codec = self._codecs.get(model) or self._add_codec(model)
         header_length = options.header_length
         if options.header_length_text is not None and (header_length is None or header_length > len(body)):
-            header_length = decode_header_length(options.header_length_text, len(body))
+            header_length = self._framing.decode_length(options.header_length_text, len(body))
+        tracer = self._tracer
+        if tracer is not None and tracer.is_on:
+            exchange = trace_exchange(exchange, tracer, model.name, model.version)
         sink = _InferSink(exchange, self, codec, options.accept_encoding)
         if (len(body) if header_length is None else header_length) > MAX_INLINE_JSON_BYTE_SIZE:
-            decoding = self._decode_on_thread(exchange, model, body, header_length, sink)
+            decoding = self._decode_on_thread(exchange, model, body, header_length, sink, options)
             self._tasks.start(exchange, decoding, JSON_HEADERS)
             return
         try:
             request, sink.forms = codec.decode(body, header_length, sink)
+            if options.forwarded is not None:
+                self._forward(request, options)
             self._submit(exchange, model, request)
         except ServerError as error:
             respond_error(exchange, error, JSON_HEADERS)
 
     async def _decode_on_thread(
-        self, exchange: Exchange, model: Model, body: Buffer, header_length: int | None, sink: "_InferSink"
+        self,
+        exchange: Exchange,
+        model: Model,
+        body: Buffer,
+        header_length: int | None,
+        sink: "_InferSink",
+        options: "_InferOptions",
     ) -> None:
         request, sink.forms = await asyncio.to_thread(sink.codec.decode, body, header_length, sink)
+        if options.forwarded is not None:
+            self._forward(request, options)
         self._submit(exchange, model, request)
 
     def _submit(self, exchange: Exchange, model: Model, request: Request) -> None:
         try:
             # Set before submitting, which may answer at once; the sink clears it, and with it the reference cycle.
             exchange.on_disconnect = partial(self._engine.cancel, request)
+            if exchange.trace is not None:
+                request.trace = exchange.trace
             self._engine.submit(model, request)
         except ServerError:
             exchange.on_disconnect = None
             raise
 
+    def _forward(self, request: Request, options: "_InferOptions") -> None:
+        """Add the headers to a request's parameters, where they count more than its own.
+
+        Raises:
+            InvalidArgumentError: one of them may not be forwarded.
+        """
+        forwarded = options.forwarded
+        if isinstance(forwarded, ServerError):
+            # A new exception each time: one that is raised again would gather tracebacks.
+            raise type(forwarded)(forwarded.message)
+        assert forwarded is not None
+        request.parameters = {**request.parameters, **forwarded} if request.parameters else dict(forwarded)
+
     def _add_options(self, headers: list[Header]) -> "_InferOptions":
-        options = _InferOptions(headers)
+        options = _InferOptions(headers, self._framing, self._forwarding)
         if sum(len(name) + len(value) for name, value in headers) <= MAX_KEPT_OPTIONS_BYTE_SIZE:
             if len(self._options) >= MAX_KEPT_OPTIONS:
                 self._options.clear()
@@ -127,7 +172,14 @@ class HttpInference:
         if model.is_decoupled:
             raise UnsupportedError(_NO_DECOUPLED)
         self._codecs = {known: codec for known, codec in self._codecs.items() if self._is_in_service(known)}
-        codec = InferJsonCodec(model.name, model.version, model.has_batch_dim, model.labels, self._max_input_byte_size)
+        codec = InferJsonCodec(
+            model.name,
+            model.version,
+            model.has_batch_dim,
+            model.labels,
+            self._max_input_byte_size,
+            self._engine.shared_memory,
+        )
         self._codecs[model] = codec
         return codec
 
@@ -197,10 +249,7 @@ class HttpInference:
         if headers is None:
             if len(self._headers_of_binary) >= MAX_KEPT_HEADERS:
                 self._headers_of_binary.clear()
-            headers = self._headers_of_binary[header_length] = (
-                (b"Content-Type", b"application/octet-stream"),
-                (b"Inference-Header-Content-Length", b"%d" % header_length),
-            )
+            headers = self._headers_of_binary[header_length] = self._framing.response_headers(header_length)
         return headers
 
 
@@ -208,19 +257,26 @@ class _InferOptions:
     """What the headers of a request say about its body and its answer.
 
     `header_length` is there if `header_length_text` is a plain length; whether it fits, only the body shows.
+    `forwarded` are the headers that become parameters, None without any, or why they may not.
     """
 
-    __slots__ = ("accept_encoding", "content_encoding", "header_length", "header_length_text", "headers")
+    __slots__ = ("accept_encoding", "content_encoding", "forwarded", "header_length", "header_length_text", "headers")
 
-    def __init__(self, headers: list[Header]) -> None:
+    def __init__(self, headers: list[Header], framing: BinaryFraming, forwarding: HeaderForwarding | None) -> None:
         self.headers = headers
         fields: dict[bytes, bytes] = {}
         for name, value in headers:
             fields.setdefault(name.lower(), value)
-        self.accept_encoding = fields.get(b"accept-encoding")
-        self.content_encoding = fields.get(b"content-encoding")
-        text = self.header_length_text = fields.get(b"inference-header-content-length")
+        self.accept_encoding = fields.get(b"accept-encoding") if framing.has_compression else None
+        self.content_encoding = fields.get(b"content-encoding") if framing.has_compression else None
+        text = self.header_length_text = framing.length_text_of(fields)
         self.header_length = int(text) if text is not None and len(text) < 10 and text.isdigit() else None
+        self.forwarded: dict[str, str] | ServerError | None = None
+        if forwarding is not None:
+            try:
+                self.forwarded = forwarding.parameters_of(headers) or None
+            except ServerError as error:
+                self.forwarded = error
 
 
 class _InferSink:

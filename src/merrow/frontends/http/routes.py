@@ -3,11 +3,14 @@
 A target is matched as it was sent: undecoded, case-sensitive, whole, without its query; the first pattern wins:
 
     /v2/models/stats                                              statistics of all models
-    /v2/models/NAME[/versions/DIGITS][/infer|ready|config|stats]  one model; nothing after it is its metadata
+    /v2/models/NAME[/versions/DIGITS][/infer|generate|generate_stream|ready|config|stats]
+                                                                  one model; nothing after it is its metadata
+    /v2/models/NAME/trace/setting, /v2/trace/setting, /v2/logging
     /v2                                                           server metadata
     /v2/health/live, /v2/health/ready
     /v2/repository[/REPO]/index
     /v2/repository[/REPO]/models/NAME/load, .../unload
+    /v2/systemsharedmemory[/region/NAME]/status|register|unregister, the same with cudasharedmemory
 
 Source: Triton, http_server.cc, HTTPAPIServer::Handle.
 """
@@ -17,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from merrow.core.restrictions import ApiCategory, Restriction
 from merrow.frontends.http.status import JSON_HEADERS, TEXT_HEADERS
 from merrow.net.exchange import Exchange, Header
 
@@ -33,9 +37,19 @@ class Endpoint(enum.Enum):
     MODEL_STATISTICS = enum.auto()
     ALL_STATISTICS = enum.auto()
     MODEL_INFER = enum.auto()
+    MODEL_GENERATE = enum.auto()
+    MODEL_GENERATE_STREAM = enum.auto()
     REPOSITORY_INDEX = enum.auto()
     REPOSITORY_MODEL_LOAD = enum.auto()
     REPOSITORY_MODEL_UNLOAD = enum.auto()
+    SYSTEM_SHARED_MEMORY_STATUS = enum.auto()
+    SYSTEM_SHARED_MEMORY_REGISTER = enum.auto()
+    SYSTEM_SHARED_MEMORY_UNREGISTER = enum.auto()
+    CUDA_SHARED_MEMORY_STATUS = enum.auto()
+    CUDA_SHARED_MEMORY_REGISTER = enum.auto()
+    CUDA_SHARED_MEMORY_UNREGISTER = enum.auto()
+    TRACE_SETTINGS = enum.auto()
+    LOG_SETTINGS = enum.auto()
     METRICS = enum.auto()
 
 
@@ -44,13 +58,22 @@ METHODS: dict[Endpoint, bytes] = {
     if endpoint
     in (
         Endpoint.MODEL_INFER,
+        Endpoint.MODEL_GENERATE,
+        Endpoint.MODEL_GENERATE_STREAM,
         Endpoint.REPOSITORY_INDEX,
         Endpoint.REPOSITORY_MODEL_LOAD,
         Endpoint.REPOSITORY_MODEL_UNLOAD,
+        Endpoint.SYSTEM_SHARED_MEMORY_REGISTER,
+        Endpoint.SYSTEM_SHARED_MEMORY_UNREGISTER,
+        Endpoint.CUDA_SHARED_MEMORY_REGISTER,
+        Endpoint.CUDA_SHARED_MEMORY_UNREGISTER,
     )
     else b"GET"
     for endpoint in Endpoint
 }
+
+# Endpoints that are read with GET and changed with POST; the same handler serves both.
+CHANGEABLE: frozenset[Endpoint] = frozenset({Endpoint.TRACE_SETTINGS, Endpoint.LOG_SETTINGS})
 
 # The content type of an endpoint's errors, a wrong method's included: Triton's handlers set theirs early, or never.
 ERROR_HEADERS: dict[Endpoint, tuple[Header, ...]] = {
@@ -67,45 +90,100 @@ ERROR_HEADERS: dict[Endpoint, tuple[Header, ...]] = {
     for endpoint in Endpoint
 }
 
+# What each endpoint belongs to where APIs are restricted. Every endpoint is listed; metrics are never restricted.
+CATEGORIES: dict[Endpoint, ApiCategory | None] = {
+    Endpoint.SERVER_LIVE: ApiCategory.HEALTH,
+    Endpoint.SERVER_READY: ApiCategory.HEALTH,
+    Endpoint.SERVER_METADATA: ApiCategory.METADATA,
+    Endpoint.MODEL_READY: ApiCategory.HEALTH,
+    Endpoint.MODEL_METADATA: ApiCategory.METADATA,
+    Endpoint.MODEL_CONFIG: ApiCategory.MODEL_CONFIG,
+    Endpoint.MODEL_STATISTICS: ApiCategory.STATISTICS,
+    Endpoint.ALL_STATISTICS: ApiCategory.STATISTICS,
+    Endpoint.MODEL_INFER: ApiCategory.INFERENCE,
+    Endpoint.MODEL_GENERATE: ApiCategory.INFERENCE,
+    Endpoint.MODEL_GENERATE_STREAM: ApiCategory.INFERENCE,
+    Endpoint.REPOSITORY_INDEX: ApiCategory.MODEL_REPOSITORY,
+    Endpoint.REPOSITORY_MODEL_LOAD: ApiCategory.MODEL_REPOSITORY,
+    Endpoint.REPOSITORY_MODEL_UNLOAD: ApiCategory.MODEL_REPOSITORY,
+    Endpoint.SYSTEM_SHARED_MEMORY_STATUS: ApiCategory.SHARED_MEMORY,
+    Endpoint.SYSTEM_SHARED_MEMORY_REGISTER: ApiCategory.SHARED_MEMORY,
+    Endpoint.SYSTEM_SHARED_MEMORY_UNREGISTER: ApiCategory.SHARED_MEMORY,
+    Endpoint.CUDA_SHARED_MEMORY_STATUS: ApiCategory.SHARED_MEMORY,
+    Endpoint.CUDA_SHARED_MEMORY_REGISTER: ApiCategory.SHARED_MEMORY,
+    Endpoint.CUDA_SHARED_MEMORY_UNREGISTER: ApiCategory.SHARED_MEMORY,
+    Endpoint.TRACE_SETTINGS: ApiCategory.TRACE,
+    Endpoint.LOG_SETTINGS: ApiCategory.LOGGING,
+    Endpoint.METRICS: None,
+}
+
 _MODEL_ACTIONS: dict[str | None, Endpoint] = {
     None: Endpoint.MODEL_METADATA,
     "infer": Endpoint.MODEL_INFER,
+    "generate": Endpoint.MODEL_GENERATE,
+    "generate_stream": Endpoint.MODEL_GENERATE_STREAM,
     "ready": Endpoint.MODEL_READY,
     "config": Endpoint.MODEL_CONFIG,
     "stats": Endpoint.MODEL_STATISTICS,
+}
+_SHARED_MEMORY_ACTIONS: dict[tuple[str, str], Endpoint] = {
+    ("system", "status"): Endpoint.SYSTEM_SHARED_MEMORY_STATUS,
+    ("system", "register"): Endpoint.SYSTEM_SHARED_MEMORY_REGISTER,
+    ("system", "unregister"): Endpoint.SYSTEM_SHARED_MEMORY_UNREGISTER,
+    ("cuda", "status"): Endpoint.CUDA_SHARED_MEMORY_STATUS,
+    ("cuda", "register"): Endpoint.CUDA_SHARED_MEMORY_REGISTER,
+    ("cuda", "unregister"): Endpoint.CUDA_SHARED_MEMORY_UNREGISTER,
 }
 _FIXED_PATHS: dict[str, Endpoint] = {
     "/v2": Endpoint.SERVER_METADATA,
     "/v2/health/live": Endpoint.SERVER_LIVE,
     "/v2/health/ready": Endpoint.SERVER_READY,
+    "/v2/trace/setting": Endpoint.TRACE_SETTINGS,
+    "/v2/logging": Endpoint.LOG_SETTINGS,
     "/metrics": Endpoint.METRICS,
     "/metrics/": Endpoint.METRICS,
 }
 
-_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([0-9]+))?(?:/(infer|ready|config|stats))?")
+_MODEL = re.compile(
+    r"/v2/models/([^/]+)(?:/versions/([0-9]+))?(?:/(infer|generate|generate_stream|ready|config|stats))?"
+)
+_MODEL_TRACE = re.compile(r"/v2/models/([^/]+)/trace/setting")
 _REPOSITORY_INDEX = re.compile(r"/v2/repository(?:/[^/]+)?/index")
 _REPOSITORY_MODEL = re.compile(r"/v2/repository(?:/([^/]+))?/models/([^/]+)/(load|unload)")
+_SHARED_MEMORY = re.compile(r"/v2/(system|cuda)sharedmemory(?:/region/([^/]+))?/(status|register|unregister)")
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request target asks for. `version` is as written, "" without one; `repository` "" without one."""
+    """What a request target asks for. `version` is as written; it, `repository` and `region` are "" without one."""
 
     endpoint: Endpoint
     model_name: str = ""
     version: str = ""
     repository: str = ""
+    region: str = ""
 
 
 class Route:
     """Where the requests of one target go.
 
     `error_headers` carry the content type of the errors that the handler raises, and of the answer to a wrong method.
-    `model_version` is -1 for the latest.
+    `model_version` is -1 for the latest. `restriction` is what a request must show first, None for nothing.
+    `region` is that of shared memory, "" for all. `second_method` is another method that is allowed, None for none.
     """
 
-    __slots__ = ("error_headers", "handler", "method", "model_name", "model_version", "repository")
+    __slots__ = (
+        "error_headers",
+        "handler",
+        "method",
+        "model_name",
+        "model_version",
+        "region",
+        "repository",
+        "restriction",
+        "second_method",
+    )
 
     def __init__(
         self,
@@ -115,13 +193,19 @@ class Route:
         model_name: str = "",
         model_version: int = -1,
         repository: str = "",
+        restriction: Restriction | None = None,
+        region: str = "",
+        second_method: bytes | None = None,
     ) -> None:
         self.method = method
+        self.second_method = second_method
         self.handler = handler
         self.error_headers = error_headers
         self.model_name = model_name
         self.model_version = model_version
         self.repository = repository
+        self.restriction = restriction
+        self.region = region
 
 
 Handler = Callable[[Exchange, Route], None]
@@ -145,11 +229,17 @@ def resolve_target(target: bytes) -> Target | None:
         return Target(fixed)
     if _REPOSITORY_INDEX.fullmatch(path):
         return Target(Endpoint.REPOSITORY_INDEX)
+    match = _MODEL_TRACE.fullmatch(path)
+    if match is not None:
+        return Target(Endpoint.TRACE_SETTINGS, match[1])
     match = _REPOSITORY_MODEL.fullmatch(path)
     if match is not None:
         is_load = match[3] == "load"
         endpoint = Endpoint.REPOSITORY_MODEL_LOAD if is_load else Endpoint.REPOSITORY_MODEL_UNLOAD
         return Target(endpoint, match[2], repository=match[1] or "")
+    match = _SHARED_MEMORY.fullmatch(path)
+    if match is not None:
+        return Target(_SHARED_MEMORY_ACTIONS[match[1], match[3]], region=match[2] or "")
     return None
 
 

@@ -225,6 +225,11 @@ class Arena:
                 del self._by_number[segment.number]
                 self._retire(segment.number)
 
+    def close(self) -> None:
+        """Let go of every segment; blocks that someone still sees stay mapped until then."""
+        self._segments.clear()
+        self._by_number.clear()
+
     def _is_surplus(self, segment: _Segment) -> bool:
         return segment.byte_size > self._initial_byte_size
 
@@ -260,6 +265,10 @@ class PeerArena:
     def drop(self, segment: int) -> None:
         if self._mappings.pop(segment, None) is None:
             raise SharedMemoryError(f"there is no segment {segment} to drop")
+
+    def close(self) -> None:
+        """Let go of every segment; blocks that someone still sees stay mapped until then."""
+        self._mappings.clear()
 
     def check(self, segment: int, offset: int, byte_size: int) -> mmap.mmap:
         """The mapping that holds the block.

@@ -7,13 +7,14 @@ one look into a dictionary.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from merrow.backends.base import Execution, Outcome, PrivateTensor
+from merrow.backends.base import Deferral, Execution, Outcome, PrivateTensor
 from merrow.core.datatypes import ELEMENT_BYTE_SIZES
-from merrow.core.request import ParameterValue, Request, ResponseSink
+from merrow.core.region import RegionFile, RegionSlice, RegionTensor
+from merrow.core.request import ParameterValue, Request, RequestTrace, ResponseSink
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
 from merrow.places.process.channel import (
@@ -21,6 +22,8 @@ from merrow.places.process.channel import (
     BATCH,
     HEADER,
     HEADER_SIZE,
+    IS_EMPTY,
+    IS_FINAL,
     PADDING,
     ProtocolError,
     decode_failure,
@@ -35,6 +38,8 @@ INLINE_LIMIT = 8192
 # Where a tensor's data is.
 SENDER_ARENA = 1
 RECEIVER_ARENA = 2
+# In a client's shared memory: the segment is the number of its file.
+CLIENT_MEMORY = 3
 
 # Bytes of the layout, bytes of what follows it, contents (of a request) or kind (of an outcome).
 _SECTION = struct.Struct("<IIII")
@@ -44,6 +49,8 @@ _LENGTH = struct.Struct("<I")
 _TENSOR = struct.Struct("<BBHIQ")
 # Location, segment, offset.
 _PLACED = struct.Struct("<IIQ")
+# Number of the file, offset, bytes.
+_REGION = struct.Struct("<QQQ")
 _STAMPS = struct.Struct("<QQQQ")
 _CONTROL = struct.Struct("<QQQ")
 _CORRELATION = struct.Struct("<Q")
@@ -59,16 +66,23 @@ _HAS_TEXT_CORRELATION = 4
 _HAS_CONTROL = 8
 _HAS_PARAMETERS = 16
 _HAS_REQUESTED_OUTPUTS = 32
+_HAS_OUTPUT_REGIONS = 128
+_HAS_TRACE = 64
 
 _SUCCEEDED = 0
 _ANSWERED_WITH_ERROR = 1
 _FAILED = 2
+_DEFERRED = 3
+_RESCHEDULED = 4
 
 # How many different layouts (and lists of requested outputs) are remembered.
 _MEMORY = 4096
 
 Place = Callable[[Buffer], tuple[int, int, int]]
 """Puts the data of a large tensor somewhere: (location, segment, offset)."""
+
+ShareFile = Callable[[RegionFile], None]
+"""Makes sure that the other side has the file of a client's shared memory."""
 
 RequestType = TypeVar("RequestType", bound=Request)
 
@@ -97,6 +111,8 @@ class _Sections:
     """Sections, both ways, and the layouts seen before."""
 
     def __init__(self) -> None:
+        # None where the other side has all files that it needs.
+        self.share_file: ShareFile | None = None
         # Name, datatype, shape and bytes of each tensor, all in one tuple -> the layout, encoded, behind the head of a
         # section that has nothing else to say.
         self._encoded: dict[tuple[Any, ...], bytes] = {}
@@ -116,6 +132,9 @@ class _Sections:
         content: list[Buffer] = []
         placed: list[tuple[int, int, int, int]] = []
         for tensor in tensors:
+            if type(tensor) is RegionTensor and tensor.byte_size > INLINE_LIMIT and not tensor.is_copied:
+                content.append(self._refer_to_region(tensor, key))
+                continue
             data = tensor.data
             size = len(data)
             shape = tensor.shape
@@ -140,6 +159,16 @@ class _Sections:
             start = HEADER_SIZE + sum(map(len, parts))
             references += [Reference(start + position, *block) for position, *block in placed]
         parts += content
+
+    def _refer_to_region(self, tensor: RegionTensor, key: list[Any]) -> bytes:
+        """Where a tensor is in a client's shared memory; its part of the layout is appended to the key."""
+        key += (tensor.name, tensor.datatype, tuple(tensor.shape), tensor.byte_size)
+        source = tensor.source
+        file = source.file
+        assert file is not None
+        if self.share_file is not None:
+            self.share_file(file)
+        return _PLACED.pack(CLIENT_MEMORY, file.number, source.file_offset)
 
     def read(self, chunk: bytes, position: int, end: int) -> tuple[_Layout, int, int, int]:
         """A section's layout, its contents, and where its extras and its data begin."""
@@ -192,10 +221,12 @@ class _Sections:
 class BatchCodec:
     """Batches of requests: `encode` in the server, `decode` in the child."""
 
-    def __init__(self, model_name: str, model_version: int) -> None:
+    def __init__(self, model_name: str, model_version: int, share_file: ShareFile | None = None) -> None:
         self._model_name = model_name
         self._model_version = model_version
         self._sections = _Sections()
+        self._share_file = share_file
+        self._sections.share_file = share_file
         self._requested: dict[tuple[str, ...], bytes] = {}
         self._known_requested: dict[bytes, tuple[str, ...]] = {}
 
@@ -217,6 +248,8 @@ class BatchCodec:
                 or request.parameters
                 or request.priority
                 or request.timeout_us
+                or request.trace is not None
+                or request.output_regions is not None
             ):
                 contents, extras = self._encode_extras(request)
             # Nothing was lent to this side, so there are no references.
@@ -296,6 +329,12 @@ class BatchCodec:
         if request.parameters:
             contents |= _HAS_PARAMETERS
             parts.append(encode_parameters(request.parameters))
+        if request.trace is not None:
+            contents |= _HAS_TRACE
+            parts.append(encode_text(request.trace.context_text()))
+        if request.output_regions:
+            contents |= _HAS_OUTPUT_REGIONS
+            parts.append(self._encode_output_regions(request.output_regions))
         extras = b"".join(parts)
         return contents, extras + PADDING[len(extras) & 7]
 
@@ -328,14 +367,100 @@ class BatchCodec:
             position += _CONTROL.size
         if contents & _HAS_PARAMETERS:
             request.parameters, position = decode_parameters(chunk, position, end)
+        if contents & _HAS_TRACE:
+            context, position = decode_text(chunk, position, end)
+            request.trace = RemoteTrace(context)
+        if contents & _HAS_OUTPUT_REGIONS:
+            request.output_regions, position = _decode_output_regions(chunk, position, end)
         if position > end:
             raise ProtocolError("a request is cut")
 
+    def _encode_output_regions(self, regions: Mapping[str, RegionSlice]) -> bytes:
+        """Those that are files, each: name, number, offset, bytes."""
+        parts: list[bytes] = []
+        for name, region in regions.items():
+            file = region.file
+            if file is not None and self._share_file is not None:
+                self._share_file(file)
+                parts += [encode_text(name), _REGION.pack(file.number, region.file_offset, region.byte_size)]
+        return _COUNT.pack(len(parts) // 2) + b"".join(parts)
+
+
+class RemoteFile:
+    """The file of a client's shared memory as a model's process names it."""
+
+    __slots__ = ("descriptor", "number")
+
+    def __init__(self, number: int, descriptor: int = -1) -> None:
+        self.number = number
+        self.descriptor = descriptor
+
+
+class RemoteSlice:
+    """Part of a client's shared memory as a model's process knows it: where to put an output."""
+
+    __slots__ = ("byte_size", "file", "file_offset")
+
+    def __init__(self, number: int, file_offset: int, byte_size: int) -> None:
+        self.file: RegionFile | None = RemoteFile(number)
+        self.file_offset = file_offset
+        self.byte_size = byte_size
+
+    def read(self) -> Buffer:
+        raise AssertionError("a model's process writes its outputs only")
+
+    def write(self, data: Buffer) -> None:
+        raise AssertionError("whoever has the descriptor writes")
+
+
+def _decode_output_regions(chunk: bytes, position: int, end: int) -> "tuple[dict[str, RegionSlice], int]":
+    """The regions by output, and where they end."""
+    regions: dict[str, RegionSlice] = {}
+    (count,) = _COUNT.unpack_from(chunk, position)
+    position += _COUNT.size
+    for _ in range(count):
+        name, position = decode_text(chunk, position, end)
+        regions[name] = RemoteSlice(*_REGION.unpack_from(chunk, position))
+        position += _REGION.size
+    return regions, position
+
+
+class RemoteTrace:
+    """The trace of a request as a model's process knows it: what other services need. The times are the server's."""
+
+    def __init__(self, context: str) -> None:
+        self._context = context
+
+    def context_text(self) -> str:
+        return self._context
+
+    def begin(self, request: Request) -> None:
+        """The server's."""
+
+    def record_queued(self, queue_ns: int) -> None:
+        """The server's."""
+
+    def record_batch(self, cut: str, now_ns: int) -> None:
+        """The server's."""
+
+    def record_execution(self, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int) -> None:
+        """The server's."""
+
+    def record_response(self, response: Response, now_ns: int) -> None:
+        """The server's."""
+
+    def child(self, model_name: str, model_version: int) -> RequestTrace | None:
+        return None
+
 
 class AnswerCodec:
-    """Executions: `encode` in the child, `decode` in the server."""
+    """Executions: `encode` in the child, `decode` in the server.
+
+    `has_exceptions` is set by either when an outcome is no response; whoever asks for it also resets it.
+    """
 
     def __init__(self, model_name: str, model_version: int) -> None:
+        self.has_exceptions = False
         self._model_name = model_name
         self._model_version = model_version
         self._sections = _Sections()
@@ -358,7 +483,11 @@ class AnswerCodec:
                     if outcome.parameters:
                         extras = encode_parameters(outcome.parameters)
                         extras += PADDING[len(extras) & 7]
+            elif isinstance(outcome, Deferral):
+                self.has_exceptions = True
+                kind = _DEFERRED if outcome is Deferral.DEFERRED else _RESCHEDULED
             else:
+                self.has_exceptions = True
                 kind, extras = _FAILED, encode_failure(outcome)
             self._sections.write(parts, outputs, kind, extras, place, references)
         body = b"".join(parts)
@@ -379,8 +508,13 @@ class AnswerCodec:
             layout, kind, extras, position = self._sections.read(chunk, position, end)
             parameters: dict[str, ParameterValue] | None = None
             if kind != _SUCCEEDED:
+                if kind in (_DEFERRED, _RESCHEDULED):
+                    self.has_exceptions = True
+                    outcomes.append(Deferral.DEFERRED if kind == _DEFERRED else Deferral.RESCHEDULED)
+                    continue
                 if kind not in (_ANSWERED_WITH_ERROR, _FAILED):
                     raise ProtocolError(f"an outcome of kind {kind}")
+                self.has_exceptions = self.has_exceptions or kind == _FAILED
                 error = decode_failure(chunk, extras, position)
                 outcomes.append(error if kind == _FAILED else Response(name, version, request.id, error=error))
                 continue
@@ -393,14 +527,58 @@ class AnswerCodec:
                     position += padded_size
                 else:
                     location, segment, offset = _PLACED.unpack_from(chunk, position)
+                    position += _PLACED.size
+                    if location == CLIENT_MEMORY:
+                        region = _find_output_region(request, tensor_name, segment, offset, size)
+                        outputs.append(RegionTensor(tensor_name, datatype, shape, region, size))
+                        continue
                     block = open_block(location, segment, offset, size)
                     outputs.append(Tensor(tensor_name, datatype, shape, block))
-                    position += _PLACED.size
             outcomes.append(Response(name, version, request.id, outputs, parameters))
         # A tensor cut short would have pushed this beyond the end.
         if position != end:
             raise ProtocolError(f"an answer ends at {position}, not at {end}")
         return Execution(outcomes, *stamps)
+
+
+def _find_output_region(request: Request, name: str, number: int, offset: int, byte_size: int) -> RegionSlice:
+    """Where the request wants an output that is said to be there.
+
+    Raises:
+        ProtocolError: the request wants it elsewhere.
+    """
+    region = None if request.output_regions is None else request.output_regions.get(name)
+    file = None if region is None else region.file
+    if region is None or file is None or (file.number, region.file_offset) != (number, offset):
+        raise ProtocolError(f"output '{name}' is not wanted in file {number}")
+    if byte_size > region.byte_size:
+        raise ProtocolError(f"output '{name}' does not fit where it is said to be")
+    return region
+
+
+class ResponseCodec:
+    """Single responses, each as an execution of one request without its times; what kind of message it is, and whether
+    the response is final, stands in the header."""
+
+    def __init__(self, model_name: str, model_version: int) -> None:
+        self._answers = AnswerCodec(model_name, model_version)
+
+    def encode(self, kind: int, number: int, response: Response, place: Place) -> bytes:
+        """One RESPONSE or CALL_RESPONSE message."""
+        message, _ = self._answers.encode(number, Execution((response,), 0, 0, 0, 0), place)
+        flags = (IS_FINAL if response.is_final else 0) | (IS_EMPTY if response.is_empty else 0)
+        return HEADER.pack(len(message), kind, 0, flags, number) + message[HEADER_SIZE:]
+
+    def decode(
+        self, chunk: bytes, position: int, end: int, flags: int, request: Request, open_block: OpenBlock
+    ) -> Response:
+        """The response of such a message, to this request."""
+        (response,) = self._answers.decode(chunk, position, end, (request,), open_block).outcomes
+        if not isinstance(response, Response):
+            raise ProtocolError("a response is none")
+        response.is_final = bool(flags & IS_FINAL)
+        response.is_empty = bool(flags & IS_EMPTY)
+        return response
 
 
 def relocate(message: bytearray, reference: Reference, location: int, segment: int, offset: int) -> None:

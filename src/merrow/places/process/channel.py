@@ -1,7 +1,9 @@
 """The messages between the server and a model's process, as bytes. Nothing here has effects, and nothing is unpickled.
 
-Two stream sockets join the two. The *data* socket carries batches and their answers; each side writes many messages at
-once and reads whatever has gathered. The *control* socket carries what is rare, and the descriptors of shared memory.
+Three stream sockets join the two. The *data* socket carries batches and their answers; each side writes many messages
+at once and reads whatever has gathered. The *control* socket carries what is rare, and the descriptors of the data's
+shared memory. The *services* socket carries what may come while a batch is being executed, on any thread of the model:
+responses of deferred requests, calls of other models and their responses, questions; it has shared memory of its own.
 
 Every message is a header, `length kind flags count number`, and a body; lengths are multiples of 8, so that a tensor's
 data is aligned wherever its message lies in what was read. `batches` has the bodies of batches and answers.
@@ -14,6 +16,7 @@ import struct
 from collections.abc import Sequence
 
 from merrow.core.errors import ServerError, error_of_code
+from merrow.core.tensor import Buffer
 
 # Data socket, to the child.
 BATCH = 1
@@ -22,9 +25,12 @@ CLOSE = 2
 ANSWER = 3
 # `number` is a batch: the blocks listed, lent with it, are still seen by the model and must not be reused yet.
 KEEP = 4
-# Data socket, both ways: blocks of the receiver's arena that the sender no longer sees; a segment the sender removed.
+# Data and services socket, both ways: blocks of the receiver's arena that the sender no longer sees; a segment that
+# the sender removed.
 FREE = 5
 DROP = 6
+# Data socket, to the child: the file of this number will not be named again.
+DROP_CLIENT_FILE = 7
 # Control socket.
 SETUP = 16
 READY = 17
@@ -34,6 +40,33 @@ LOG = 20
 SEGMENT = 21
 # `number` is the process id.
 STARTED = 22
+# With the child's end of the services socket.
+SERVICES = 23
+# With the file of a client's shared memory; `number` is the region's.
+CLIENT_FILE = 24
+# Services socket, from the child: a response of request `number`, with flags; a request for another model, and that
+# nobody waits for its responses, or that the model went on without them; so many bytes of them were used; a question;
+# whether the instance is ready.
+RESPONSE = 32
+CALL = 33
+CALL_CANCEL = 34
+CALL_CONSUMED = 35
+QUESTION = 36
+READINESS = 37
+# Services socket, to the child: so many bytes of the responses of request `number` have left the server; request
+# `number` was cancelled; a response to a call, with flags; the answer to a question; is the instance ready?
+CONSUMED = 48
+CANCEL = 49
+CALL_RESPONSE = 50
+REPLY = 51
+CHECK_READINESS = 52
+
+# A flag of READY, in the place of a message's count.
+HAS_READINESS_CHECK = 1
+
+# Flags of a response, in the place of a message's count.
+IS_FINAL = 1
+IS_EMPTY = 2
 
 MAX_MESSAGE_BYTE_SIZE = 1 << 30
 RECEIVE_BYTE_SIZE = 1 << 18
@@ -69,6 +102,14 @@ def frame(kind: int, number: int = 0, body: bytes = b"", count: int = 0) -> byte
     size = len(body)
     padding = PADDING[size % 8]
     return HEADER.pack(HEADER_SIZE + size + len(padding), kind, 0, count, number) + body + padding
+
+
+def frame_of_parts(kind: int, number: int, count: int, parts: "Sequence[Buffer]") -> bytes:
+    """As `frame`, of a body in parts."""
+    size = sum(map(len, parts))
+    padding = PADDING[size & 7]
+    header = HEADER.pack(HEADER_SIZE + size + len(padding), kind, 0, count, number)
+    return b"".join([header, *parts, padding])
 
 
 def split_frames(chunk: bytes) -> tuple[list[tuple[int, int, int, int, int]], int]:

@@ -1,8 +1,9 @@
 """The process of one model instance: takes batches from the data socket, executes them, answers.
 
-Everything happens on the main thread, which is what models expect; a thread of the model's own may at most log. Reading
-takes whatever has gathered; the batches in it are executed one after another, and answered together when none is left,
-or when the first answer has waited `FLUSH_AFTER_NS`; models that are slow now and then answer batch by batch.
+Batches are executed on the main thread, which is what models expect. What a model says besides its answers, on any of
+its threads, goes through `service_client`. Reading takes whatever has gathered; the batches in it are executed one
+after another, and answered together when none is left, or when the first answer has waited `FLUSH_AFTER_NS`; models
+that are slow now and then answer batch by batch.
 
 Inputs too large for a message are views of the server's arena. When a batch is done, the views should be gone; a block
 that the model still sees is reported (KEEP), and reported again when it is gone (FREE), so that what a model keeps
@@ -20,34 +21,49 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from merrow.backends.base import Backend, Execution, Instance, InstanceDescription, ModelContext
+from merrow.backends.base import Backend, Deferral, Execution, Instance, InstanceDescription, ModelContext
 from merrow.core.errors import InternalError, ServerError
 from merrow.core.plain_values import decode_plain, encode_plain
-from merrow.core.request import Request
+from merrow.core.region import RegionSlice, RegionTensor
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer
+from merrow.places.affinity import bind_to_cores
+from merrow.places.client_memory import read_file, write_file
 from merrow.places.guard import execute_guarded
 from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Loans, PeerArena
-from merrow.places.process.batches import RECEIVER_ARENA, SENDER_ARENA, AnswerCodec, BatchCodec, Reference, relocate
+from merrow.places.process.batches import (
+    CLIENT_MEMORY,
+    INLINE_LIMIT,
+    RECEIVER_ARENA,
+    SENDER_ARENA,
+    AnswerCodec,
+    BatchCodec,
+    Reference,
+    relocate,
+)
 from merrow.places.process.channel import (
     BATCH,
     CANCELLATION_SLOTS,
+    CLIENT_FILE,
     CLOSE,
     COMPLETED,
     DROP,
+    DROP_CLIENT_FILE,
     FAILED,
     FREE,
+    HAS_READINESS_CHECK,
     KEEP,
     LOG,
     READY,
     RECEIVE_BYTE_SIZE,
     SEGMENT,
     SEGMENT_BYTE_SIZE,
+    SERVICES,
     SETUP,
     STARTED,
     ProtocolError,
@@ -60,7 +76,9 @@ from merrow.places.process.channel import (
     whole_size,
 )
 from merrow.places.process.control import ControlSocket
-from merrow.places.process.system import map_shared_memory
+from merrow.places.process.forks import cut_off_forks
+from merrow.places.process.service_client import ChildRequest, ServiceClient
+from merrow.places.process.system import buffer_c_output_by_line, limit_memory, map_shared_memory, volunteer_for_oom
 
 _LOG = logging.getLogger("merrow.python")
 
@@ -83,10 +101,13 @@ def preload(backend_factory: str) -> None:
 def run_child(data: socket.socket, control: socket.socket, backend_factory: str) -> None:
     """Be the process that the first message of the control socket describes; returns when it is to end."""
     _renew_process_state()
-    connection = ControlSocket(control, frozenset((SETUP, SEGMENT)))
-    (setup,) = _read_control(connection)
+    cut_off_forks((data, control))
+    process_id = os.getpid()
+    connection = ControlSocket(control, frozenset((SETUP, SEGMENT, SERVICES, CLIENT_FILE)))
+    setup, *more = _read_control(connection)
     connection.send(STARTED, os.getpid())
     content = json.loads(setup.body.rstrip(b"\0"))
+    limit_memory(content["memory_limit_byte_size"])
     context = decode_plain(ModelContext, content["context"])
     _send_logs_to(connection, content["log_level"])
     cancellations = memoryview(map_shared_memory(setup.descriptor, CANCELLATION_SLOTS * 8)).cast("Q")
@@ -97,7 +118,18 @@ def run_child(data: socket.socket, control: socket.socket, backend_factory: str)
             connection.send(COMPLETED, body=json.dumps(encode_plain(config)).encode())
             return
         description = decode_plain(InstanceDescription, content["instance"])
-        instance = backend.create_instance(context, description)
+        (services,) = more or _read_control(connection)
+        service_socket = socket.socket(fileno=services.descriptor)
+        cut_off_forks((service_socket,))
+        client = ServiceClient(
+            service_socket,
+            context.name,
+            context.version,
+            content["arena_initial_byte_size"],
+            content["stream_window_byte_size"],
+        )
+        bind_to_cores(description.cpu_cores)
+        instance = backend.create_instance(context, description, client)
     except ServerError as error:
         connection.send(FAILED, body=encode_failure(error))
         return
@@ -106,34 +138,24 @@ def run_child(data: socket.socket, control: socket.socket, backend_factory: str)
         connection.send(FAILED, body=encode_failure(InternalError(f"{type(error).__name__}: {error}")))
         return
     server = ChildServer(
-        data, connection, context, description.name, instance, content["arena_initial_byte_size"], cancellations
+        data, connection, client, context, description.name, instance, content["arena_initial_byte_size"], cancellations
     )
-    connection.send(READY)
+    if instance.has_readiness_check:
+        client.start(instance.is_ready)
+    connection.send(READY, count=HAS_READINESS_CHECK if instance.has_readiness_check else 0)
     try:
         server.serve()
     except (BrokenPipeError, ConnectionResetError):
         # The server is gone, or has given this process up.
         pass
+    if os.getpid() != process_id:
+        # The model forked, and let the copy of this process come back here: it is nobody's model.
+        print("a process that the model forked returned from it, and ends here", file=sys.stderr, flush=True)
+        os._exit(1)
     try:
         instance.close()
     except Exception:
         _LOG.exception("closing instance '%s' failed", description.name)
-
-
-class ChildRequest(Request):
-    """A request in the child; whether it was cancelled is read from shared memory whenever someone asks."""
-
-    __slots__ = ("cancellations", "number")
-    cancellations: memoryview
-    number: int
-
-    @property
-    def is_cancelled(self) -> bool:
-        return bool(self.cancellations[self.number % CANCELLATION_SLOTS] == self.number)
-
-    @is_cancelled.setter
-    def is_cancelled(self, value: bool) -> None:
-        """The base class initialises it."""
 
 
 class ChildServer:
@@ -143,6 +165,7 @@ class ChildServer:
         self,
         data: socket.socket,
         control: ControlSocket,
+        client: ServiceClient,
         context: ModelContext,
         instance_name: str,
         instance: Instance,
@@ -151,6 +174,7 @@ class ChildServer:
     ) -> None:
         self._data = data
         self._control = control
+        self._client = client
         self._instance_name = instance_name
         self._instance = instance
         self._cancellations = cancellations
@@ -162,13 +186,17 @@ class ChildServer:
         self._unbuffered_count = 0
         self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
         self._peer = PeerArena()
-        self._loans = Loans()
+        self._loans = Loans(self._on_return)
+        # Files of clients' shared memory, by number.
+        self._files: dict[int, int] = {}
         # Of the batch being executed: address, size, segment and offset of its blocks.
         self._lent: list[tuple[int, int, int, int]] = []
         # Blocks of this side's arena that its answer takes.
         self._stored: list[BlockKey] = []
         # Blocks of earlier batches that the model still sees.
         self._kept: set[BlockKey] = set()
+        # A pipe that wakes this thread when one of those is let go; there once there was one.
+        self._waker: tuple[int, int] | None = None
 
     def serve(self) -> None:
         """Until the server says CLOSE or is gone."""
@@ -191,6 +219,9 @@ class ChildServer:
                 elif kind == DROP:
                     self._await_segment(number)
                     self._peer.drop(number)
+                elif kind == DROP_CLIENT_FILE:
+                    self._await_file(number)
+                    os.close(self._files.pop(number))
                 elif kind == CLOSE:
                     self._flush()
                     return
@@ -203,8 +234,8 @@ class ChildServer:
 
     def _receive(self, rest: bytes) -> bytes:
         """What has gathered, behind what was left of it last time, and at least one message; nothing at the end."""
-        if self._arena.has_surplus:
-            self._trim_while_idle()
+        if self._arena.has_surplus or self._kept:
+            self._tidy_while_idle()
         size = self._data.recv_into(self._buffer)
         chunk = bytes(self._buffer[:size])
         if not rest or not size:
@@ -216,13 +247,39 @@ class ChildServer:
             received += size
         return b"".join(parts) if size else b""
 
-    def _trim_while_idle(self) -> None:
+    def _tidy_while_idle(self) -> None:
+        """Until there is something to read, or nothing to tidy: give memory back that is not used any more."""
         poll = select.poll()
         poll.register(self._data, select.POLLIN)
-        while self._arena.has_surplus and not poll.poll(TRIM_AFTER_NS // 1_000_000):
-            self._arena.trim(time.monotonic_ns())
+        if self._kept:
+            poll.register(self._open_waker(), select.POLLIN)
+        while self._arena.has_surplus or self._kept:
+            # What the model let go of before there was a waker, or since.
+            self._release_returned()
             if self._out:
                 self._flush()
+            events = dict(poll.poll(TRIM_AFTER_NS // 1_000_000 if self._arena.has_surplus else None))
+            if self._data.fileno() in events:
+                return
+            if events:
+                assert self._waker is not None
+                os.read(self._waker[0], 4096)
+            self._arena.trim(time.monotonic_ns())
+
+    def _open_waker(self) -> int:
+        if self._waker is None:
+            self._waker = os.pipe()
+            os.set_blocking(self._waker[1], False)
+        return self._waker[0]
+
+    def _on_return(self) -> None:
+        """A block was let go, on some thread, in the middle of anything. Only of kept ones must this thread be told."""
+        if self._kept and self._waker is not None:
+            try:
+                os.write(self._waker[1], b"\0")
+            except OSError:
+                # The pipe is full, which wakes as well.
+                pass
 
     def _flush(self) -> None:
         out = self._out
@@ -237,6 +294,7 @@ class ChildServer:
         execution = execute_guarded(self._instance, self._instance_name, requests)
         start_ns, end_ns = execution.start_ns, execution.end_ns
         self._stored.clear()
+        self._write_to_clients(requests, execution)
         try:
             message, references = self._answers.encode(number, execution, self._place)
         except Exception as error:
@@ -247,6 +305,9 @@ class ChildServer:
             failure = InternalError(f"{type(error).__name__}: {error}")
             execution = Execution([failure] * count, start_ns, end_ns, end_ns, end_ns)
             message, references = self._answers.encode(number, execution, self._place)
+        if self._answers.has_exceptions:
+            self._answers.has_exceptions = False
+            self._tell_of_exceptions(requests, execution)
         out = self._out
         if self._lent:
             # Nothing here may see the blocks any more, so that whoever still does is the model.
@@ -264,7 +325,35 @@ class ChildServer:
         elif end_ns - self._out_since_ns > FLUSH_AFTER_NS:
             self._flush()
 
+    def _tell_of_exceptions(self, requests: Sequence[ChildRequest], execution: Execution) -> None:
+        for request, outcome in zip(requests, execution.outcomes, strict=True):
+            if outcome is Deferral.DEFERRED:
+                self._client.defer(request)
+            else:
+                self._client.forget(request)
+
+    def _write_to_clients(self, requests: Sequence[ChildRequest], execution: Execution) -> None:
+        for request, outcome in zip(requests, execution.outcomes, strict=True):
+            if request.output_regions and isinstance(outcome, Response):
+                self._write_outputs(request.output_regions, outcome)
+
+    def _write_outputs(self, regions: Mapping[str, RegionSlice], response: Response) -> None:
+        """Put large outputs where the client wants them. With what cannot be put there the server deals."""
+        outputs = list(response.outputs)
+        for index, output in enumerate(outputs):
+            region = regions.get(output.name)
+            if region is None or region.file is None or not INLINE_LIMIT < output.byte_size <= region.byte_size:
+                continue
+            try:
+                write_file(self._await_file(region.file.number), region.file_offset, output.data)
+            except OSError:
+                continue
+            outputs[index] = RegionTensor(output.name, output.datatype, output.shape, region, output.byte_size)
+        response.outputs = outputs
+
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
+        if location == CLIENT_MEMORY:
+            return read_file(self._await_file(segment), offset, byte_size)
         if location != SENDER_ARENA:
             raise ProtocolError(f"an input in location {location}")
         self._await_segment(segment)
@@ -276,11 +365,23 @@ class ChildServer:
     def _await_segment(self, segment: int) -> None:
         """Read its announcement, which was sent before it was first mentioned."""
         while segment not in self._peer:
-            for message in _read_control(self._control):
-                if message.kind != SEGMENT:
-                    raise ProtocolError(f"a control message of kind {message.kind}")
+            self._read_announcements()
+
+    def _await_file(self, number: int) -> int:
+        """The descriptor of a client's shared memory, which was sent before it was first mentioned."""
+        while number not in self._files:
+            self._read_announcements()
+        return self._files[number]
+
+    def _read_announcements(self) -> None:
+        for message in _read_control(self._control):
+            if message.kind == SEGMENT:
                 (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
                 self._peer.add(message.number, map_shared_memory(message.descriptor, byte_size), byte_size)
+            elif message.kind == CLIENT_FILE:
+                self._files[message.number] = message.descriptor
+            else:
+                raise ProtocolError(f"a control message of kind {message.kind}")
 
     def _place(self, data: Buffer) -> tuple[int, int, int]:
         """Where the data of a large output is: in a block of this batch's inputs, or else copied to the arena."""
@@ -376,6 +477,8 @@ def _renew_process_state() -> None:
     """What must not be the same in two children of one parent, or is not fit for a model's process."""
     if "numpy.random" in sys.modules:
         np.random.seed()
+    volunteer_for_oom()
+    buffer_c_output_by_line()
     if sys.stderr is not None:
         # A crash shows where the model was.
         faulthandler.enable()
@@ -389,6 +492,8 @@ def _renew_process_state() -> None:
 def _send_logs_to(control: ControlSocket, level: int) -> None:
     logger = logging.getLogger("merrow")
     logger.setLevel(level)
+    # What models log is sent whatever its level, as Triton's stub does: the server may be told to log it at any time.
+    _LOG.setLevel(logging.DEBUG)
     logger.addHandler(ControlLogHandler(control))
     logger.propagate = False
 

@@ -15,6 +15,7 @@ class ControlMessage:
     """A message, with the descriptor that came with it; whoever takes the message closes it."""
 
     kind: int
+    count: int
     number: int
     body: bytes
     descriptor: int | None
@@ -30,14 +31,19 @@ class ControlSocket:
         self._received = b""
         self._descriptors: deque[int] = deque()
 
-    def send(self, kind: int, number: int = 0, body: bytes = b"", descriptor: int | None = None) -> None:
+    def send(
+        self, kind: int, number: int = 0, body: bytes = b"", descriptor: int | None = None, count: int = 0
+    ) -> None:
         """Send one message, whole.
 
         Raises:
             OSError: the other side is gone, or does not read (on a socket that does not block); the connection is of
                 no more use.
         """
-        data = frame(kind, number, body)
+        self.send_frame(frame(kind, number, body, count), descriptor)
+
+    def send_frame(self, data: bytes, descriptor: int | None = None) -> None:
+        """As `send`, of a message that is already framed."""
         with self._lock:
             sent = send_with_descriptors(self.connection, data, [] if descriptor is None else [descriptor])
             if sent < len(data):
@@ -61,13 +67,13 @@ class ControlSocket:
         frames, rest = split_frames(received)
         self._received = received[rest:]
         messages: list[ControlMessage] = []
-        for kind, _, number, start, end in frames:
+        for kind, count, number, start, end in frames:
             descriptor: int | None = None
             if kind in self._kinds_with_descriptor:
                 if not self._descriptors:
                     raise ProtocolError(f"a message of kind {kind} came without its descriptor")
                 descriptor = self._descriptors.popleft()
-            messages.append(ControlMessage(kind, number, received[start:end], descriptor))
+            messages.append(ControlMessage(kind, count, number, received[start:end], descriptor))
         return messages
 
     def close(self) -> None:

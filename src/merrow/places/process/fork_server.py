@@ -3,8 +3,8 @@
 Importing numpy takes a hundred times longer than forking a process that has it. The server starts this process once,
 early, and talks to it over one socket in messages of fixed size:
 
-    FORK number, two descriptors  ->  STARTED number pid, and when the child is gone EXITED number status
-    KILL number                   ->  (EXITED follows)
+    FORK number, three descriptors  ->  STARTED number pid, and when the child is gone EXITED number status
+    KILL number                     ->  (EXITED follows)
 
 It has one thread and does nothing else, so that forking is safe and a dead child is noticed at once. Each child leads a
 process group, which is killed when the child is gone, so that what a model started does not outlive it. When the server
@@ -21,7 +21,7 @@ import struct
 from dataclasses import dataclass
 
 from merrow.places.process.child import preload, run_child
-from merrow.places.process.system import kill_group, receive_with_descriptors, signal_on_parent_death
+from merrow.places.process.system import ignore_signal, kill_group, receive_with_descriptors, signal_on_parent_death
 
 MESSAGE = struct.Struct("<IiQ")
 """Kind, pid or status, number of the child."""
@@ -74,7 +74,7 @@ class ForkServer:
         os.set_blocking(self._wake_writer, False)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _do_nothing)
+            signal.signal(number, ignore_signal)
         # SIGTERM, not SIGKILL: the children must be killed first. A service manager that stops the server sends
         # SIGTERM to everyone, and then it is the server that says when to end.
         signal_on_parent_death(signal.SIGTERM)
@@ -123,16 +123,18 @@ class ForkServer:
         """Returns in the child with its sockets, here with None."""
         data = socket.socket(fileno=self._descriptors.pop(0))
         control = socket.socket(fileno=self._descriptors.pop(0))
+        output = self._descriptors.pop(0)
         try:
             process_id = os.fork()
         except OSError:
             self._send(EXITED, UNKNOWN_STATUS, number)
             process_id = -1
         if process_id == 0:
-            self._become_child()
+            self._become_child(output)
             return ChildSockets(data, control)
         data.close()
         control.close()
+        os.close(output)
         if process_id > 0:
             try:
                 # Here and in the child, so that neither sees a moment without it.
@@ -143,8 +145,12 @@ class ForkServer:
             self._send(STARTED, process_id, number)
         return None
 
-    def _become_child(self) -> None:
+    def _become_child(self, output: int) -> None:
         os.setpgid(0, 0)
+        # Whatever writes to them, in C or in another process, writes to the pipe.
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
         signal_on_parent_death(signal.SIGKILL)
         if os.getppid() != self._process_id:
             os._exit(1)
@@ -202,7 +208,3 @@ def _drain(descriptor: int) -> None:
             pass
     except BlockingIOError:
         pass
-
-
-def _do_nothing(_number: int, _frame: object) -> None:
-    """A handler: an ignored signal would stay ignored in what a model starts, and would not wake the poll."""

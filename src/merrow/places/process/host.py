@@ -3,8 +3,11 @@
 An instance is
 
     healthy      its child takes batches
-    restarting   its child died; another is started after a delay that doubles with each death in a row
+    restarting   its child died; another is started after a delay, which `restart` decides
     closed
+
+A child whose `execute` takes longer than its model's time-out is made to say where it is, and killed: a death like any
+other.
 
 Starting blocks, so it happens on the loading thread that called `start`, or on a thread of the place for a restart; all
 else is on the loop's thread. When a child dies, what it had been given fails at once, in this order: the instance turns
@@ -13,6 +16,8 @@ unhealthy, then each batch is reported as failed, so that nothing is handed to i
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,12 +27,16 @@ from merrow.backends.base import Execution, InstanceDescription, ModelContext
 from merrow.core.errors import InternalError, ServerError
 from merrow.core.model_config import ModelConfig
 from merrow.core.request import Request
-from merrow.places.base import InstanceEvents
+from merrow.core.response import Response
+from merrow.places.base import InstanceEvents, ServerServices
 from merrow.places.process.channel import RECEIVE_BYTE_SIZE
-from merrow.places.process.fork_client import ChildProcess, ForkClient, describe_exit
+from merrow.places.process.environments import LINGER_NS, Environments
+from merrow.places.process.fork_client import ChildProcess, describe_exit
 from merrow.places.process.launch import Launcher
+from merrow.places.process.limits import ChildLimits, limits_of
+from merrow.places.process.restart import RestartPolicy
 from merrow.places.process.session import LaunchedChild, Session, SessionEnvironment
-from merrow.places.process.system import is_available
+from merrow.places.process.system import count_oom_kills, is_available
 from merrow.settings import ProcessSettings
 
 _LOG = logging.getLogger("merrow.places")
@@ -36,20 +45,30 @@ _LOG = logging.getLogger("merrow.places")
 SUPPLY_NS = 500_000
 MAX_DEPTH = 32
 
+# How long a child that hangs has to say where it is before it is killed.
+_LAST_WORDS_SECONDS = 0.2
+
 
 class ProcessPlace:
-    """Starts instances in child processes. Owns the fork server, which starts with the place."""
+    """Starts instances in child processes. Owns the fork servers, the first of which starts with the place."""
 
-    def __init__(self, settings: ProcessSettings, backend_factory: str = "merrow.backends.registry:backend_of") -> None:
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        services: ServerServices,
+        backend_factory: str = "merrow.backends.registry:backend_of",
+    ) -> None:
         """
         Args:
+            services: what models may ask of the server.
             backend_factory: `module:function`, called in the child with a backend's name.
         """
         self._settings = settings
-        self._client = ForkClient(backend_factory)
-        self._launcher = Launcher(self._client, settings)
+        self._environments = Environments(backend_factory, settings)
+        self._launcher = Launcher(self._environments, settings, services)
         self._receive_buffer = memoryview(bytearray(RECEIVE_BYTE_SIZE))
         self._instances: set[ProcessInstance] = set()
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     @staticmethod
     def is_available() -> bool:
@@ -69,10 +88,10 @@ class ProcessPlace:
         Raises:
             ServerError: the instance cannot be loaded, or its process died or did not start.
         """
-        recipe = _Recipe(self._launcher, context, backend_name, instance)
+        recipe = _Recipe(self._launcher, context, backend_name, instance, limits_of(context, self._settings), loop)
         child = recipe.launch(None)
         environment = SessionEnvironment(loop, self._receive_buffer, self._settings.arena_initial_byte_size)
-        placed = ProcessInstance(recipe, child, events, environment, self._settings, self._instances.discard)
+        placed = ProcessInstance(recipe, child, events, environment, self._settings, self._on_closed)
         self._instances.add(placed)
         # Whoever hands it a batch on the loop's thread does so after this.
         loop.call_soon_threadsafe(placed.begin)
@@ -84,12 +103,36 @@ class ProcessPlace:
         Raises:
             ServerError: as `Backend.auto_complete`; also when the process died or did not start.
         """
-        return self._launcher.auto_complete(context, backend_name)
+        return self._launcher.auto_complete(context, backend_name, limits_of(context, self._settings))
 
     async def close(self) -> None:
-        """Close the instances that are left, then end the fork server and everything below it."""
+        """Close the instances that are left, then end the fork servers and everything below them."""
         await asyncio.gather(*[instance.close() for instance in list(self._instances)])
-        await asyncio.get_running_loop().run_in_executor(None, self._client.close)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self._environments.close)
+
+    def _on_closed(self, instance: "ProcessInstance") -> None:
+        self._instances.discard(instance)
+        if self._idle_timer is None:
+            self._close_idle_later(asyncio.get_running_loop())
+
+    def _close_idle_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._idle_timer = loop.call_later(LINGER_NS / 1e9 + 0.1, self._close_idle, loop)
+
+    def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End fork servers of environments that no model needs any more, on a thread: that takes a moment."""
+
+        def run() -> None:
+            if self._environments.close_idle():
+                try:
+                    loop.call_soon_threadsafe(self._close_idle_later, loop)
+                except RuntimeError:
+                    # The loop is closed: the server has ended, and with it everything of the place.
+                    pass
+
+        self._idle_timer = None
+        threading.Thread(target=run, name="idle fork servers", daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +143,13 @@ class _Recipe:
     context: ModelContext
     backend_name: str
     description: InstanceDescription
+    limits: ChildLimits
+    loop: asyncio.AbstractEventLoop
 
     def launch(self, on_forked: Callable[[ChildProcess], None] | None) -> LaunchedChild:
-        return self.launcher.launch(self.context, self.backend_name, self.description, on_forked)
+        return self.launcher.launch(
+            self.context, self.backend_name, self.description, self.limits, self.loop, on_forked
+        )
 
 
 class ProcessInstance:
@@ -127,8 +174,12 @@ class ProcessInstance:
         self._settings = settings
         self._on_closed = on_closed
         self._mean_execution_ns = float(SUPPLY_NS)
-        self._delay_ms = settings.restart_delay_min_ms
-        self._started_ns = 0
+        self._policy = RestartPolicy(settings)
+        self._last_death = ""
+        self._oom_kill_count = 0
+        self._watchdog: _Watchdog | None = None
+        if recipe.limits.execution_timeout_ns:
+            self._watchdog = _Watchdog(self, recipe.limits.execution_timeout_ns, environment.loop)
         self._timer: asyncio.TimerHandle | None = None
         # Set while a restart is under way, on a thread of its own; done when the thread has reported.
         self._restart: asyncio.Future[None] | None = None
@@ -141,15 +192,41 @@ class ProcessInstance:
         """Of the child, or of the last that there was."""
         return self._session.child.process.process_id
 
+    @property
+    def health_reason(self) -> str:
+        """Why the instance is not healthy; empty while it is."""
+        if self.is_healthy:
+            return ""
+        state = self._policy.verdict or "its process died and is started again"
+        return f"instance '{self.name}': {state}{self._last_death}"
+
+    @property
+    def is_in_crash_loop(self) -> bool:
+        """Whether it is not healthy, and seldom given another chance."""
+        return not self.is_healthy and self._policy.is_crash_loop
+
     def submit(self, requests: Sequence[Request]) -> None:
         if self.is_healthy:
             self._session.submit(requests)
+            if self._watchdog is not None:
+                self._watchdog.arm()
         else:
             self._loop.call_soon(self._events.on_failure, self, requests, self._unhealthy())
 
     def cancel(self, request: Request) -> None:
         if self.is_healthy:
             self._session.cancel(request)
+
+    def resume(self, request: Request) -> None:
+        if self.is_healthy:
+            self._session.resume(request)
+
+    @property
+    def has_readiness_check(self) -> bool:
+        return self._session.child.has_readiness_check
+
+    async def check_readiness(self, timeout_seconds: float) -> bool:
+        return await self._session.check_readiness(timeout_seconds)
 
     async def close(self) -> None:
         """Stop the instance once what was submitted has come back; the model is finalized, its process ends."""
@@ -165,24 +242,53 @@ class ProcessInstance:
         if self.is_healthy:
             await self._session.close(self._settings.close_timeout_seconds)
         self.is_healthy = False
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         self._on_closed(self)
 
     def begin(self) -> None:
         """Begin to listen to the child; the first call on the loop's thread."""
         child = self._session.child.process
-        self._started_ns = time.monotonic_ns()
+        self._policy.start(time.monotonic_ns())
+        self._oom_kill_count = count_oom_kills()
         self._session.start()
         child.exited.add_done_callback(lambda exited: self._log_exit(child, exited.result()))
 
+    @property
+    def oldest_batch(self) -> int | None:
+        """The number of the batch that the child executes or will execute next; None if it has none."""
+        return self._session.oldest_batch if self.is_healthy else None
+
+    def abort(self, timeout_ns: int) -> None:
+        """The child hangs: have it say where it is, which a signal does even in C, and kill it."""
+        process = self._session.child.process
+        _LOG.error(
+            "instance '%s' executes for more than its time-out of %g s; process %s is killed",
+            self.name,
+            timeout_ns / 1e9,
+            process.process_id,
+        )
+        if process.process_id is not None and not process.exited.done():
+            try:
+                os.kill(process.process_id, signal.SIGABRT)
+            except ProcessLookupError:
+                pass
+        self._loop.call_later(_LAST_WORDS_SECONDS, self._session.lose)
+
     def _new_session(self, child: LaunchedChild) -> Session:
         context = self._recipe.context
-        return Session(child, context.name, context.version, self._environment, self._on_answer, self._on_lost)
+        return Session(
+            child, context.name, context.version, self._environment, self._on_answer, self._on_response, self._on_lost
+        )
 
     def _on_answer(self, requests: Sequence[Request], execution: Execution) -> None:
         mean = self._mean_execution_ns
         mean += (execution.end_ns - execution.start_ns - mean) * 0.125
         self._mean_execution_ns = mean
-        if mean * MAX_DEPTH <= SUPPLY_NS:
+        if self._session.services.has_made_calls:
+            # What waits behind an execution that waits for another model may be what that waits for.
+            self.depth = 1
+        elif mean * MAX_DEPTH <= SUPPLY_NS:
             self.depth = MAX_DEPTH
         elif mean >= SUPPLY_NS:
             self.depth = 1
@@ -190,22 +296,32 @@ class ProcessInstance:
             self.depth = int(SUPPLY_NS / mean)
         self._events.on_execution(self, requests, execution)
 
-    def _on_lost(self, batches: list[Sequence[Request]]) -> None:
+    def _on_response(self, request: Request, response: Response) -> None:
+        self._events.on_response(self, request, response)
+
+    def _on_lost(self, batches: list[Sequence[Request]], deferred: list[Request]) -> None:
         self.is_healthy = False
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if not self._is_closing:
             self._events.on_health_change(self, False)
         error = self._unhealthy()
         for requests in batches:
             self._events.on_failure(self, requests, error)
+        context = self._recipe.context
+        for request in deferred:
+            self._events.on_response(self, request, Response(context.name, context.version, request.id, error=error))
         if not self._is_closing:
-            if time.monotonic_ns() - self._started_ns > self._settings.restart_delay_max_ms * 1_000_000:
-                # It had been well for long: this is a new misfortune, not the next of a row.
-                self._delay_ms = self._settings.restart_delay_min_ms
             self._restart_later()
 
-    def _restart_later(self) -> None:
-        self._timer = self._loop.call_later(self._delay_ms / 1000, self._begin_restart)
-        self._delay_ms = min(2 * self._delay_ms, self._settings.restart_delay_max_ms)
+    def _restart_later(self) -> int:
+        """Returns after how many milliseconds."""
+        was_crash_loop = self._policy.is_crash_loop
+        delay_ms = self._policy.die(time.monotonic_ns())
+        if self._policy.is_crash_loop and not was_crash_loop:
+            _LOG.error("instance '%s' is in a %s", self.name, self._policy.verdict)
+        self._timer = self._loop.call_later(delay_ms / 1000, self._begin_restart)
+        return delay_ms
 
     def _begin_restart(self) -> None:
         self._timer = None
@@ -240,19 +356,62 @@ class ProcessInstance:
                 _LOG.info("instance '%s' was restarted", self.name)
                 self._events.on_health_change(self, True)
         elif not self._is_closing:
+            self._last_death = f"; the last start failed: {result.message}"
+            delay_ms = self._restart_later()
             _LOG.error(
-                "instance '%s' could not be restarted, next attempt in %d ms: %s",
-                self.name,
-                self._delay_ms,
-                result.message,
+                "instance '%s' could not be restarted, next attempt in %d ms: %s", self.name, delay_ms, result.message
             )
-            self._restart_later()
 
     def _log_exit(self, process: ChildProcess, status: int) -> None:
         """On the thread of the fork client."""
         if self._is_closing and status == 0:
             return
-        _LOG.error("process %s of instance '%s' died %s", process.process_id, self.name, describe_exit(status))
+        reason = describe_exit(status)
+        if status == signal.SIGKILL and count_oom_kills() > self._oom_kill_count:
+            reason += ", and the system has been killing processes for want of memory"
+        self._last_death = f"; it died {reason}"
+        _LOG.error("process %s of instance '%s' died %s", process.process_id, self.name, reason)
 
     def _unhealthy(self) -> InternalError:
         return InternalError(f"Stub process '{self.name}' is not healthy.")
+
+
+class _Watchdog:
+    """Looks, while the child has batches, whether the oldest is still the same after the time-out."""
+
+    def __init__(self, instance: ProcessInstance, timeout_ns: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._instance = instance
+        self._timeout_ns = timeout_ns
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._batch: int | None = None
+        self._seen_ns = 0
+
+    def arm(self) -> None:
+        """A batch was handed over."""
+        if self._timer is None:
+            self._look()
+
+    def cancel(self) -> None:
+        """The child is gone."""
+        self._batch = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        now_ns = time.monotonic_ns()
+        batch = self._instance.oldest_batch
+        if batch is None:
+            self._batch = None
+            return
+        if batch != self._batch:
+            self._batch, self._seen_ns = batch, now_ns
+        elif now_ns - self._seen_ns >= self._timeout_ns:
+            self._batch = None
+            self._instance.abort(self._timeout_ns)
+            return
+        # A batch is seen at most an eighth of the time-out after it became the oldest.
+        left_ns = self._seen_ns + self._timeout_ns - now_ns
+        self._timer = self._loop.call_later(max(1_000_000, min(left_ns, self._timeout_ns // 8)) / 1e9, self._look)

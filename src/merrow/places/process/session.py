@@ -5,6 +5,9 @@ tensors are copied on threads of their own. A batch is in flight from `submit` u
 session is lost (its child died, or said something that makes no sense); then `on_lost` gets every batch in flight,
 once, and nothing is reported any more.
 
+A request may outlive its batch: it is deferred, and its responses come by the services socket (`service_session`). What
+the child sent there before it answered the batch is read before the answer is reported. `on_lost` gets these, too.
+
 Batches are sent once per pass of the loop, all together; but at once where they come one by one, and the child is
 idle: then there is nothing to wait for.
 """
@@ -15,22 +18,27 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from merrow.backends.base import Execution
+from merrow.backends.base import Deferral, Execution
 from merrow.core.errors import InternalError
+from merrow.core.region import RegionFile
 from merrow.core.request import Request
+from merrow.core.response import Response
 from merrow.core.tensor import Buffer
 from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Bytes, Loans, PeerArena
 from merrow.places.process.batches import SENDER_ARENA, AnswerCodec, BatchCodec
 from merrow.places.process.channel import (
     ANSWER,
     CANCELLATION_SLOTS,
+    CLIENT_FILE,
     CLOSE,
     DROP,
+    DROP_CLIENT_FILE,
     FREE,
     KEEP,
     LOG,
@@ -47,6 +55,7 @@ from merrow.places.process.channel import (
 )
 from merrow.places.process.control import ControlMessage, ControlSocket
 from merrow.places.process.fork_client import ChildProcess
+from merrow.places.process.service_session import ServiceSession
 from merrow.places.process.system import SharedMemoryError, map_shared_memory
 
 _LOG = logging.getLogger("merrow.places")
@@ -57,14 +66,17 @@ COPY_ON_THREAD_BYTE_SIZE = 1 << 20
 _COLLECT_AFTER_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LaunchedChild:
-    """A child that is ready, and this side of what joins it to the server."""
+    """A child, and this side of what joins it to the server. One that is to take batches has services."""
 
     process: ChildProcess
     data: socket.socket
     control: ControlSocket
     cancellations: memoryview
+    services: ServiceSession | None = None
+    # Whether the instance has something to say about its readiness.
+    has_readiness_check: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,8 @@ class _Block:
 
 
 OnAnswer = Callable[[Sequence[Request], Execution], None]
-OnLost = Callable[[list[Sequence[Request]]], None]
+OnResponse = Callable[[Request, Response], None]
+OnLost = Callable[[list[Sequence[Request]], list[Request]], None]
 
 
 class Session:
@@ -100,6 +113,7 @@ class Session:
         model_version: int,
         environment: SessionEnvironment,
         on_answer: OnAnswer,
+        on_response: OnResponse,
         on_lost: OnLost,
     ) -> None:
         self.child = child
@@ -107,13 +121,22 @@ class Session:
         self._control = child.control
         self._loop = environment.loop
         self._buffer = environment.receive_buffer
+        assert child.services is not None
+        self.services = child.services
         self._on_answer = on_answer
+        self._on_response = on_response
         self._on_lost = on_lost
-        self._batches = BatchCodec(model_name, model_version)
+        self._batches = BatchCodec(model_name, model_version, self._share_file)
+        # The files of clients' shared memory that the child has, by number, and what tells that one is gone.
+        self._shared_files: dict[int, weakref.finalize[..., RegionFile]] = {}
         self._answers = AnswerCodec(model_name, model_version)
         # By the number of their first request.
         self._in_flight: dict[int, tuple[Sequence[Request], Sequence[_Block]]] = {}
         self._next_number = 1
+        # By number: requests whose batch came back without their end.
+        self._deferred: dict[int, Request] = {}
+        # Of those in flight, the numbers of which the last response has come.
+        self._ended: set[int] = set()
         self._out: list[bytes] = []
         self._unsent: memoryview | None = None
         # The parts of a message that has not come whole yet.
@@ -138,12 +161,18 @@ class Session:
         self._blocks: Sequence[_Block] = ()
         self._copies: list[tuple[Bytes, Buffer]] = []
 
+    @property
+    def oldest_batch(self) -> int | None:
+        """The number of the batch that was handed over first of those in flight; None if there are none."""
+        return next(iter(self._in_flight), None)
+
     def start(self) -> None:
         """Begin to listen."""
         self._socket.setblocking(False)
         self._control.connection.setblocking(False)
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
         self._loop.add_reader(self._control.connection.fileno(), self._on_control_readable)
+        self.services.attach(self, self.lose)
         self.child.process.exited.add_done_callback(lambda _: self._call_on_loop(self._on_exit))
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -176,17 +205,68 @@ class Session:
         self._send(message, was_idle)
 
     def cancel(self, request: Request) -> bool:
-        """Let the model see that a request in flight was cancelled; False if it is not in flight here."""
+        """Let the model see that a request that it has was cancelled; False if it does not have it."""
+        number = self._number_of(request)
+        if number is None:
+            return False
+        self.child.cancellations[number % CANCELLATION_SLOTS] = number
+        if self.services.is_active:
+            self.services.cancel(number)
+        return True
+
+    def resume(self, request: Request) -> None:
+        """The client of a request that was congested takes responses again."""
+        number = self._number_of(request)
+        if number is not None:
+            self.services.resume(number)
+
+    # The requests that the child has: see `service_session.OpenRequests`.
+
+    def find_request(self, number: int) -> Request | None:
+        """The request of this number, unless it is over."""
+        if number in self._ended:
+            return None
+        deferred = self._deferred.get(number)
+        if deferred is not None:
+            return deferred
+        for first, (requests, _) in self._in_flight.items():
+            if first <= number < first + len(requests):
+                return requests[number - first]
+        return None
+
+    def executing_batch(self, number: int) -> Sequence[Request]:
+        """The batch with this request, or, for 0, the one that is being executed; empty if there is none."""
+        for first, (requests, _) in self._in_flight.items():
+            if not number or first <= number < first + len(requests):
+                return requests
+        return ()
+
+    def on_response(self, number: int, request: Request, response: Response) -> None:
+        """A response of a deferred request came."""
+        if response.is_final:
+            self.services.forget(number)
+            if self._deferred.pop(number, None) is None:
+                self._ended.add(number)
+        self._on_response(request, response)
+        self._check_drained()
+
+    def _number_of(self, request: Request) -> int | None:
         for number, (requests, _) in self._in_flight.items():
             for index, each in enumerate(requests):
                 if each is request:
-                    self.child.cancellations[(number + index) % CANCELLATION_SLOTS] = number + index
-                    return True
-        return False
+                    return number + index
+        for number, each in self._deferred.items():
+            if each is request:
+                return number
+        return None
+
+    async def check_readiness(self, timeout_seconds: float) -> bool:
+        """Ask the model; see `places.base.PlacedInstance`."""
+        return await self.services.check_readiness(timeout_seconds)
 
     async def close(self, timeout_seconds: float) -> None:
         """Wait for what is in flight, let the child finalize, and see it end; each for so long, then kill it."""
-        if self._in_flight and not self._is_lost:
+        if (self._in_flight or self._deferred) and not self._is_lost:
             self._drained = asyncio.Event()
             try:
                 await asyncio.wait_for(self._drained.wait(), timeout_seconds)
@@ -216,16 +296,28 @@ class Session:
         self._loop.remove_writer(self._socket.fileno())
         self._loop.remove_reader(self._control.connection.fileno())
         self._read_last_logs()
+        self.services.read()
         self._socket.close()
         self._control.close()
+        self.services.close()
         if not self._is_ending:
             self.child.process.kill()
         batches = [requests for requests, _ in self._in_flight.values()]
+        deferred = list(self._deferred.values())
         self._in_flight.clear()
+        self._deferred.clear()
         self._kept.clear()
+        for finalizer in self._shared_files.values():
+            finalizer.detach()
+        self._shared_files.clear()
+        # Memory goes now, and not when a collection finds the circles that this is part of.
+        self._blocks = ()
+        self._arena.close()
+        self._peer.close()
+        self.child.cancellations.release()
         if self._drained is not None:
             self._drained.set()
-        self._on_lost(batches)
+        self._on_lost(batches, deferred)
 
     # Sending.
 
@@ -293,6 +385,20 @@ class Session:
         self._copies.append((array, data))
         return SENDER_ARENA, segment, offset
 
+    def _share_file(self, file: RegionFile) -> None:
+        number = file.number
+        if number in self._shared_files:
+            return
+        self._control.send(CLIENT_FILE, number, descriptor=file.descriptor)
+        # It is gone when the region was unregistered, and the last request that uses it is over.
+        finalizer = weakref.finalize(file, self._call_on_loop, lambda: self._drop_file(number))
+        finalizer.atexit = False
+        self._shared_files[number] = finalizer
+
+    def _drop_file(self, number: int) -> None:
+        if self._shared_files.pop(number, None) is not None and not self._is_lost:
+            self._send(frame(DROP_CLIENT_FILE, number), True)
+
     def _fail_batch(self, number: int, error: InternalError) -> None:
         batch = self._in_flight.pop(number, None)
         if batch is not None:
@@ -324,6 +430,7 @@ class Session:
             self._rest.clear()
         answers: list[tuple[Sequence[Request], Execution]] = []
         is_sane = True
+        codec, services = self._answers, self.services
         try:
             frames, position = split_frames(chunk)
             if position < len(chunk):
@@ -335,8 +442,15 @@ class Session:
                     requests, self._blocks = self._in_flight[number]
                     if count != len(requests):
                         raise ProtocolError(f"{count} outcomes for {len(requests)} requests")
-                    execution = self._answers.decode(chunk, start, end, requests, self._open_block)
+                    execution = codec.decode(chunk, start, end, requests, self._open_block)
+                    if codec.has_exceptions:
+                        # Responses that were sent before, on the other socket, come before.
+                        services.read()
+                        self._keep_deferred(number, requests, execution)
+                        codec.has_exceptions = False
                     del self._in_flight[number]
+                    if services.calls:
+                        services.end_batch(requests)
                     answers.append((requests, execution))
                 else:
                     self._take_notice(kind, count, number, chunk, start, end)
@@ -356,6 +470,17 @@ class Session:
         if self._out and not self._is_lost:
             self._flush()
         self._check_drained()
+
+    def _keep_deferred(self, number: int, requests: Sequence[Request], execution: Execution) -> None:
+        """Keep the requests of a batch that are not over; the numbers of the others mean nothing any more."""
+        for index, (request, outcome) in enumerate(zip(requests, execution.outcomes, strict=True), number):
+            if index in self._ended:
+                self._ended.discard(index)
+            elif outcome is Deferral.DEFERRED:
+                self._deferred[index] = request
+                self.services.is_active = True
+            else:
+                self.services.forget(index)
 
     def _take_notice(self, kind: int, count: int, number: int, chunk: bytes, start: int, end: int) -> None:
         if kind == KEEP:
@@ -409,7 +534,7 @@ class Session:
     def _take_control_messages(self, messages: Sequence[ControlMessage]) -> None:
         for message in messages:
             if message.kind == LOG:
-                relay_log(message.body)
+                relay_log(message.body, self.child.process.output.origin)
             elif message.kind == SEGMENT and message.descriptor is not None:
                 (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
                 self._peer.add(message.number, map_shared_memory(message.descriptor, byte_size), byte_size)
@@ -434,7 +559,7 @@ class Session:
             pass
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._in_flight:
+        if self._drained is not None and not self._in_flight and not self._deferred:
             self._drained.set()
 
     # Memory.
@@ -484,12 +609,12 @@ class Session:
             pass
 
 
-def relay_log(body: bytes) -> None:
-    """Log what was logged in a child, as of there."""
+def relay_log(body: bytes, origin: str) -> None:
+    """Log what was logged in a child, as of there; `origin` names the model and its instance."""
     level, line, process_id, name, file, text = decode_log(body)
     logger = logging.getLogger(name if name.startswith("merrow.") else _LOG.name)
     if logger.isEnabledFor(level):
-        record = logger.makeRecord(name, level, file, line, text, (), None)
+        record = logger.makeRecord(name, level, file, line, f"[{origin}] {text}", (), None)
         record.process = process_id
         logger.handle(record)
 

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from merrow.settings import ConnectionLimits
 from merrow.wire.http2 import frames
 from merrow.wire.http2.frames import ConnectionFault, ErrorCode, Setting
+from merrow.wire.http2.keepalive import PING, Keepalive, KeepaliveAction
 from merrow.wire.http2.rate_limit import ControlFrameLimit, RateLimit
 from merrow.wire.http2.request_head import HeadDecoder
 from merrow.wire.http2.sender import Sender
@@ -89,6 +90,7 @@ class ServerConnection:
         "is_draining",
         "is_ending",
         "is_in_payload",
+        "keepalive",
         "last_received_ns",
         "payload_stream",
         "sender",
@@ -102,6 +104,8 @@ class ServerConnection:
         self.is_draining = False
         self.is_ending = False
         self.last_received_ns = now_ns
+        # Set when the connection turns out to carry gRPC calls, whose rules for pings then hold.
+        self.keepalive: Keepalive | None = None
 
         self._handler = handler
         self._decoder = HeadDecoder(limits.max_header_byte_size, limits.max_header_count)
@@ -551,6 +555,10 @@ class ServerConnection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         self._count_control_frame()
         if not flags & frames.FLAG_ACK:
+            if self.keepalive is not None and not self.keepalive.receive_ping(
+                self.last_received_ns, bool(self.streams), self._sent_marker()
+            ):
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
             self._send(frames.encode_ping(payload, is_ack=True))
         elif payload == _SHUTDOWN_PING:
             # The peer has seen the first GOAWAY: what it sent before that is here.
@@ -602,6 +610,21 @@ class ServerConnection:
     def _drop_stream(self, stream: Stream) -> None:
         self.sender.close_stream(stream)
         stream.receiver.on_reset()
+
+    # Pings
+
+    def _sent_marker(self) -> object:
+        """A value that changes with every answer and every piece of one."""
+        return self._last_stream_id, len(self.streams), self.sender.data_count
+
+    def check_keepalive(self, now_ns: int) -> bool:
+        """Send a ping if one is due; False if the client has not answered the last one in time."""
+        if self.keepalive is None or self.is_closed:
+            return True
+        action = self.keepalive.check(now_ns, self.last_received_ns, bool(self.streams), self._sent_marker())
+        if action is KeepaliveAction.PING:
+            self._send(frames.encode_ping(PING, is_ack=False))
+        return action is not KeepaliveAction.GIVE_UP
 
     # Ending
 
