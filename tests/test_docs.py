@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from merrow.cli.process_settings import PROCESS_SETTINGS
 from merrow.cli.serve_flags import NO_EFFECT, SERVE_FLAGS
 from merrow.core.errors import CODE_NAMES, ErrorCode
 from merrow.frontends.grpc import status as grpc_status
@@ -64,6 +65,20 @@ class TestFlags:
         }
 
         assert unknown == set()
+
+
+class TestVariables:
+    def test_every_variable_of_the_environment_is_documented(self):
+        source = "".join(path.read_text() for path in (ROOT / "src/merrow/cli").glob("*.py"))
+        pages = "".join(path.read_text() for path in DOCS.rglob("*.md"))
+        read = set(re.findall(r'"((?:AIP|AZURE|SAGEMAKER|TRITON|TRITONCACHE|TRITONSERVER)_[A-Z_]+)"', source))
+
+        assert {name for name in read if f"`{name}" not in pages} == set()
+
+    def test_every_setting_of_the_python_backend_is_documented(self):
+        pages = "".join((DOCS / name).read_text() for name in ("python-models.md", "backends.md"))
+
+        assert {name for name in PROCESS_SETTINGS if f"`{name}" not in pages} == set()
 
 
 class TestProtocol:
@@ -158,6 +173,21 @@ class TestPages:
         links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
 
         assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+    def test_every_page_can_be_reached_from_the_readme(self):
+        reached: set[Path] = set()
+        waiting = [ROOT / "README.md"]
+        while waiting:
+            page = waiting.pop()
+            if page in reached:
+                continue
+            reached.add(page)
+            targets = [(page.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())]
+            waiting += [target for target in targets if target.suffix == ".md"]
+            # A link to a folder leads to its pages.
+            waiting += [below for target in targets if target.is_dir() for below in target.glob("*.md")]
+
+        assert {*DOCS.rglob("*.md"), *ROOT.glob("*.md")} - reached == set()
 
     def test_decisions_are_numbered_without_gaps(self):
         numbers = sorted(int(path.name[:4]) for path in (DOCS / "decisions").glob("*.md"))

@@ -82,7 +82,7 @@ PURE: dict[str, set[str]] = {
 }
 
 # Packages that not every installation has: imported in one module each, which names them in its error.
-OPTIONAL = {"brotli", "fsspec", "onnxruntime", "opentelemetry", "uvloop", "zstandard"}
+OPTIONAL = {"fsspec", "onnxruntime", "opentelemetry", "redis", "uvloop"}
 
 # Only these modules of the repository use the disk: the one that reads it, and the one that keeps copies on it.
 DISK_USERS = ("repository.scan", "repository.remote.store")
@@ -264,7 +264,7 @@ def test_an_optional_package_is_imported_in_one_module(package):
         if any(each.target.partition(".")[0] == package for each in module.imports)
     }
 
-    assert len(importers) <= 1
+    assert len(importers) == 1
 
 
 def test_init_files_are_empty_but_the_first():

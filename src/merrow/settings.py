@@ -341,8 +341,8 @@ class ProcessSettings:
     crash_loop_death_count: int = 5
     crash_loop_window_seconds: int = 60
     crash_loop_retry_seconds: int = 60
-    # How long one `execute` may take before the child is killed (a model's parameter EXECUTION_TIMEOUT_SECONDS); 0 is
-    # for ever.
+    # How long one `execute` may take, or a deferred request may be without a response, before the child is killed (a
+    # model's parameter EXECUTION_TIMEOUT_SECONDS); 0 is for ever.
     execution_timeout_seconds: float = 0.0
     # Memory of its own that a child may take (a model's parameter MEMORY_LIMIT_MB); 0 is without limit.
     memory_limit_mb: int = 0

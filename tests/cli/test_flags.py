@@ -17,7 +17,6 @@ from merrow.cli.flags import (
     read_int64,
     read_string,
     read_verbose_level,
-    setting_of,
 )
 
 GROUPS = (
@@ -104,7 +103,7 @@ def test_what_is_no_integer_is_refused(text):
         read_int(text)
 
 
-def test_floats():
+def test_a_float_is_a_decimal_number():
     assert read_float("6.0") == 6.0
     assert read_float("2e3") == 2000.0
     for text in ("", "x", "nan", "1 2"):
@@ -122,13 +121,6 @@ def test_words_are_listed_when_another_is_given():
     with pytest.raises(FlagError) as raised:
         read("iso8601")
     assert str(raised.value) == "invalid argument for --log-format\nExpected one of default, ISO8601; got iso8601"
-
-
-def test_settings_have_a_name_and_a_value():
-    read = setting_of("--metrics-config option format is <setting>=<value>")
-    assert read("a=b=c") == ("a", "b=c")
-    with pytest.raises(FlagError, match=r"^--metrics-config option format is <setting>=<value>\. Got foo\n$"):
-        read("foo")
 
 
 def test_backend_settings_are_of_one_backend_or_of_all():

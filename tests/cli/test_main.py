@@ -26,7 +26,7 @@ def test_the_version(capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
-def test_help(arguments, capsys):
+def test_help_prints_the_usage(arguments, capsys):
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == cli.USAGE
 

@@ -111,7 +111,7 @@ def test_header_patterns_are_checked():
     )
 
 
-def test_keepalive():
+def test_every_keepalive_flag_has_its_setting():
     assert network(
         "--grpc-keepalive-time=1",
         "--grpc-keepalive-timeout=2",

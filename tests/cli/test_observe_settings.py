@@ -29,7 +29,7 @@ def test_nothing_is_traced_by_default():
     assert trace() == (TraceSettings(), [])
 
 
-def test_files():
+def test_traces_to_files_have_their_settings():
     settings = ("level=TIMESTAMPS", "level=tensors", "rate=5", "count=7", "triton,file=/t", "triton,log-frequency=3")
 
     assert trace(*settings) == (
@@ -67,7 +67,7 @@ OTEL = (
 )
 
 
-def test_opentelemetry():
+def test_settings_of_opentelemetry_keep_their_order():
     settings, warnings = trace(*OTEL, environment={"OTEL_BSP_MAX_QUEUE_SIZE": "9"})
 
     assert settings.mode is TraceMode.OPENTELEMETRY

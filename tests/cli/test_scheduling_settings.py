@@ -112,7 +112,7 @@ class TestRateLimit:
     def test_it_is_off_unless_asked_for(self):
         assert command("--rate-limit=off").settings.rate_limit is None
 
-    def test_resources(self):
+    def test_of_amounts_of_one_resource_the_largest_counts(self):
         limited = command(
             "--rate-limit=execution_count",
             "--rate-limit-resource=R1:5",
@@ -135,7 +135,7 @@ class TestRateLimit:
             f"Got {text}\n" in str(refusal.value)
         )
 
-    def test_numbers(self):
+    def test_an_amount_is_a_number_that_is_not_negative(self):
         with pytest.raises(FlagError, match=r"Invalid option value\. Got x"):
             command("--rate-limit-resource=R1:x")
         with pytest.raises(SettingsError, match="not negative, got R1:-1"):

@@ -276,7 +276,7 @@ def test_explicit_mode_loads_what_it_is_told(tmp_path):
         with pytest.raises(UnavailableError, match="'a' version 1 is not at ready state"):
             engine.find_model("a", 1)
         assert engine.repository_index(False)[0].state == "UNLOADING"
-        await asyncio.sleep(0.05)
+        assert await engine.wait_for_unloads(timeout_seconds=10)
         assert engine.repository_index(False)[0] == IndexEntry("a", 1, "UNAVAILABLE", "unloaded")
         assert engine.is_ready()
         await engine.unload_model("never heard of")

@@ -12,6 +12,7 @@ from merrow.backends.base import (
     NewMetric,
     NewMetricFamily,
     ReadMetric,
+    ShareCounter,
     UnloadModel,
 )
 from merrow.core.errors import (
@@ -312,6 +313,16 @@ def test_metrics_are_given_changed_read_and_dropped():
     for question in (ReadMetric(metric), DropMetric(metric), DropMetricFamily(family), NewMetric(family)):
         assert ask(services, question, caller).message == FAMILY_DELETED
     assert "Invalid metric name" in ask(services, NewMetricFamily("bad name", "d", 1), caller).message
+
+
+def test_a_counter_can_be_shared():
+    services, _ = make_services()
+    caller = make_caller()
+    metric = ask(services, NewMetric(ask(services, NewMetricFamily("f", "d", 0), caller)), caller)
+
+    assert ask(services, ShareCounter(metric, lambda: 3), caller) is None
+    assert ask(services, ReadMetric(metric), caller) == 3
+    assert ask(services, ShareCounter(metric, lambda: 3)).message == FAMILY_DELETED
 
 
 def test_metrics_of_another_instance_are_none_of_its_business():

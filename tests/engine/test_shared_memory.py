@@ -381,7 +381,7 @@ class TestCuda:
             ({"byte_size": 11}, "failed to register shared memory region 'c': invalid args"),
         ],
     )
-    def test_refusals(self, arguments, text):
+    def test_a_registration_that_cannot_be_is_refused(self, arguments, text):
         registry = SharedMemoryRegistry(ENABLED, FakeCuda())
 
         assert refusal(lambda: register_cuda(registry, **arguments)) == (InvalidArgumentError, text)

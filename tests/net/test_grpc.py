@@ -57,7 +57,7 @@ def test_calls_are_told_by_their_content_type(content_type, expected):
         (b"9" * 19 + b"n", None),
     ],
 )
-def test_timeouts(value, timeout_ns):
+def test_a_timeout_is_a_number_and_a_unit(value, timeout_ns):
     assert parse_timeout(value) == timeout_ns
 
 

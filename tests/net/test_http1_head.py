@@ -56,7 +56,7 @@ def test_a_chunked_body_has_no_length():
     assert parse(b"POST / HTTP/1.1", b"Transfer-Encoding: Chunked").content_length == -1
 
 
-def test_expectations():
+def test_only_a_client_of_1_1_can_expect_100_continue():
     assert parse(b"POST / HTTP/1.1", b"Expect: 100-Continue").expects_continue
     assert not parse(b"POST / HTTP/1.0", b"Expect: 100-continue").expects_continue
     assert not parse(b"POST / HTTP/1.1", b"Expect: tea").expects_continue

@@ -155,7 +155,7 @@ def test_a_message_over_the_limit():
 
 @EACH_LOOP
 @pytest.mark.parametrize("method", ["Stream", "StreamLater"])
-def test_streams(has_uvloop, method):
+def test_a_stream_of_any_number_of_messages_comes_back(has_uvloop, method):
     messages = [b"%d" % number * (number * 300) for number in range(50)]
     with serving(has_uvloop=has_uvloop) as server, channel_to(server) as channel:
         assert list(streaming(channel, method)(iter(messages), timeout=TIMEOUT_SECONDS)) == messages

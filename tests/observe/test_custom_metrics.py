@@ -38,6 +38,26 @@ def test_a_counter_goes_up(metrics):
         metrics.increment(number, math.nan)
 
 
+def test_a_shared_counter_is_read_when_someone_looks(metrics):
+    counts = [1, 10]
+    family = metrics.add_family("m", "help", COUNTER)
+    first, second = (metrics.add_metric(family, {}) for _ in counts)
+    metrics.share(first, lambda: counts[0])
+    metrics.share(second, lambda: counts[1])
+    metrics.increment(first, 100)
+
+    assert metrics.value(first) == metrics.value(second) == 111
+    counts[1] = 20
+    assert text(metrics) == "# HELP m help\n# TYPE m counter\nm 121\n"
+    assert metrics.find_values("m") == [({}, 121)]
+    # What was counted stays, as long as anyone holds the series.
+    metrics.drop_metric(second)
+    counts[1] = 1000
+    assert metrics.value(first) == 121
+    with pytest.raises(UnsupportedError):
+        metrics.share(make(metrics, GAUGE, name="gauge"), lambda: 1)
+
+
 def test_a_gauge_goes_both_ways_and_is_set(metrics):
     number = make(metrics, GAUGE)
     metrics.set(number, 10)

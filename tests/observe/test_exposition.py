@@ -39,7 +39,7 @@ def test_labels_stand_in_order_and_the_last_stays_last():
         (-math.inf, "-Inf"),
     ],
 )
-def test_numbers(value, text):
+def test_numbers_are_written_as_prometheus_cpp_writes_them(value, text):
     assert format_value(value) == text
 
 

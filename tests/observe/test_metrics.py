@@ -232,7 +232,7 @@ def test_counters_of_latencies_can_be_left_out():
     assert values['nv_inference_request_success{model="m",version="1"}'] == "2"
 
 
-def test_summaries():
+def test_summaries_have_the_quantiles_that_were_asked_for():
     settings = MetricsSettings(summary_latencies=True, summary_quantiles=((0.5, 0.05), (0.999, 0.001)))
     values = samples(recorded(settings=settings), settings)
 

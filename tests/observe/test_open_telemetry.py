@@ -88,6 +88,26 @@ def test_a_request_is_three_spans(collector):
     assert collector.paths == ["/v1/traces"]
 
 
+def test_activities_of_a_model_are_spans_and_events(collector):
+    output = make_output(collector)
+    trace = make_trace(output)
+    names = ["A_START", "B_START", "TICK", "B_END", "A_END", "TOCK", "C_START", "D_END"]
+    for time, name in enumerate(names, 10):
+        trace.record_activity(name, time)
+    record(trace, 0)
+    output.write(None, [FinishedTrace(trace)], False)
+    output.close()
+
+    spans = {span["name"]: span for span in collector.spans()}
+    model = spans["ident"]
+    assert (spans["A"]["parent"], spans["B"]["parent"]) == (model["id"], spans["A"]["id"])
+    assert spans["A"]["events"] == events(("A_START", 10), ("A_END", 14))
+    assert spans["B"]["events"] == events(("B_START", 11), ("TICK", 12), ("B_END", 13))
+    # It did not end; what else ended was never begun.
+    assert (spans["C"]["parent"], spans["C"]["events"]) == (model["id"], events(("C_START", 16), ("D_END", 17)))
+    assert ("TOCK", WALL_NS + 15) in model["events"]
+
+
 def test_requests_of_requests_are_below_them(collector):
     output = make_output(collector)
     ensemble = make_trace(output, name="ensemble")

@@ -11,7 +11,7 @@ from merrow.core.errors import InternalError
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
-from merrow.observe.trace import SpanContext, Tracer, parse_trace_parent
+from merrow.observe.trace import Activity, SpanContext, Tracer, parse_trace_parent
 from merrow.settings import TraceMode, TraceSettings
 from merrow.testing.manual_clock import ManualClock
 
@@ -113,6 +113,17 @@ def test_why_a_batch_was_cut_is_an_event_of_our_own():
 
     ((traces, _),) = run(body).written
     assert traces[0].records == (("BATCH_CUT_FULL", 12),)
+
+
+def test_a_model_records_activities_of_its_own():
+    def body(tracer, output):
+        trace = sample(tracer)
+        trace.record_activity("X_START", 5)
+        trace.finish()
+
+    (((trace,), _),) = run(body).written
+    assert trace.records == (("X_START", 5),)
+    assert isinstance(trace.records[0][0], Activity)
 
 
 def test_tensors_are_copied_when_they_are_recorded():

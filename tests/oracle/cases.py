@@ -44,7 +44,10 @@ class HttpCase:
 
 @dataclass(frozen=True, slots=True)
 class GrpcCase:
-    """One gRPC call: its method and its serialized messages; more or fewer than one only on a stream."""
+    """One gRPC call: its method and its serialized messages; more or fewer than one only on a stream.
+
+    Where `interleaves`, the responses of different requests (their ids differ) may come in any order.
+    """
 
     name: str
     method: str
@@ -52,6 +55,7 @@ class GrpcCase:
     text: str
     metadata: tuple[Header, ...] = ()
     is_stream: bool = False
+    interleaves: bool = False
 
     def describe(self) -> str:
         return f"{self.method} {dict(self.metadata) or ''}\n{self.text}\n{[message.hex() for message in self.messages]}"

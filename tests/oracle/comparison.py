@@ -123,7 +123,10 @@ def _grpc_differences(case: GrpcCase, theirs: GrpcReply, ours: GrpcReply) -> lis
         )
         if their != our
     ]
-    for index, (their_message, our_message) in enumerate(zip(theirs.messages, ours.messages, strict=False)):
+    their_messages, our_messages = theirs.messages, ours.messages
+    if case.interleaves:
+        their_messages, our_messages = (tuple(sorted(each, key=_id_of)) for each in (their_messages, our_messages))
+    for index, (their_message, our_message) in enumerate(zip(their_messages, our_messages, strict=False)):
         their_text, our_text = _message_text(case, their_message), _message_text(case, our_message)
         if their_text != our_text:
             found.append(f"message {index}:{_beside(their_text, our_text)}")
@@ -131,6 +134,11 @@ def _grpc_differences(case: GrpcCase, theirs: GrpcReply, ours: GrpcReply) -> lis
             # The order of a map's entries is free, the number of bytes is not: nothing is sent that says nothing.
             found.append(f"message {index}, encoded otherwise:\n    {their_message.hex()}\n    {our_message.hex()}")
     return found
+
+
+def _id_of(message: bytes) -> str:
+    """Of which request of a stream a message is."""
+    return pb.ModelStreamInferResponse.FromString(message).infer_response.id
 
 
 def _message_text(case: GrpcCase, message: bytes) -> str:

@@ -41,16 +41,21 @@ def stream_of(name: str, requests: list[pb.ModelInferRequest], **options: Any) -
 
 def stream(rng: random.Random, name: str, index: int) -> GrpcCase:
     requests = []
-    for number in range(rng.choice((1, 1, 1, 2, 3))):
+    count = rng.choice((1, 1, 1, 2, 3))
+    for number in range(count):
         plan = "".join(rng.choice(STEPS) for _ in range(rng.choice((0, 1, 2, 3, 6)))) + rng.choice(ENDS)
-        request = plan_request(plan, rng.choice(("", f"request {number}", "ü")), rng.choice((None, None, True, False)))
+        request = plan_request(
+            plan,
+            rng.choice(("", f"request {number}", "ü")) if count == 1 else f"ü {number}",
+            rng.choice((None, None, True, False)),
+        )
         if rng.random() < 0.3:
             for output in rng.sample(("INDEX", "STEP"), rng.randint(1, 2)):
                 request.outputs.add(name=output)
         if rng.random() < 0.2:
             request.model_version = "1"
         requests.append(request)
-    return stream_of(name, requests)
+    return stream_of(name, requests, interleaves=True)
 
 
 def refusals() -> list[Callable[[str], Case]]:

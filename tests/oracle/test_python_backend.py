@@ -9,7 +9,8 @@ import http.client
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -37,96 +38,128 @@ NOT_FOR_MODELS = {"SharedMemory", "async_event_future_done_callback", "shared_me
 
 # How the real server's Python backend ends it on a machine with much to do.
 OVERLOADED = "boost::interprocess::lock_exception"
-START_ATTEMPTS = 4
+ATTEMPTS = 2
 
-Pair = tuple[ServerProcess, ServerProcess]
+Answer = TypeVar("Answer")
+
+
+class Servers:
+    """Both servers with all models. The real one, which now and then ends by itself, is started again with ours."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._models = folder / "models"
+        shutil.copytree(MODELS, self._models, ignore=shutil.ignore_patterns("__pycache__"))
+        self._running: list[ServerProcess] = []
+
+    def ask(self, question: Callable[[list[ServerProcess], list[Peer]], Answer]) -> Answer:
+        """What a test finds out of both servers; it asks from the beginning if the real one ends meanwhile.
+
+        Servers that were started for one question do not outlive it: a test leaves no processes behind.
+        """
+        for _ in range(ATTEMPTS):
+            is_only_for_this = not self._running
+            try:
+                self.start()
+                with contextlib.ExitStack() as stack:
+                    peers = [stack.enter_context(contextlib.closing(_peer_of(each))) for each in self._running]
+                    answer = question(self._running, peers)
+                # Streams end with a status where the server is gone.
+                if self._running[0].process.poll() is None:
+                    return answer
+                is_only_for_this = True
+            except (OSError, ServerStartError):
+                is_only_for_this = True
+                if not self.has_crashed():
+                    raise
+            finally:
+                if is_only_for_this:
+                    self.stop()
+        pytest.skip(f"the real server ended by itself, {ATTEMPTS} times: {OVERLOADED}")
+
+    def has_crashed(self) -> bool:
+        """Whether the real server has ended in its known way."""
+        return OVERLOADED in (self._folder / "triton.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start what does not run.
+
+        Raises:
+            ServerStartError: a server did not become ready.
+        """
+        if self._running:
+            return
+        options = ("--model-control-mode=explicit", "--load-model=*", "--exit-timeout-secs=1")
+        # Not at the same time: the real one is sensitive to load.
+        for start, log in ((start_real_triton, "triton.log"), (start_merrow, "merrow.log")):
+            server = start(self._models, self._folder / log, *options)
+            self._running.append(server)
+            server.wait_until_live()
+            server.wait_until_models_ready(NAMES, timeout_seconds=60)
+
+    def stop(self) -> None:
+        while self._running:
+            self._running.pop().stop()
+
+
+def _peer_of(server: ServerProcess) -> Peer:
+    return Peer(server.name, ADDRESS, server.ports.http, server.ports.grpc)
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     install_or_skip(real_triton.install)
-    folder = tmp_path_factory.mktemp("python")
-    models = folder / "models"
-    shutil.copytree(MODELS, models, ignore=shutil.ignore_patterns("__pycache__"))
-    options = ("--model-control-mode=explicit", "--load-model=*")
-    with started_triton(models, folder / "triton.log", *options, "--exit-timeout-secs=1") as triton:
-        # Not at the same time: the real one is sensitive to load.
-        with start_merrow(models, folder / "merrow.log", *options) as merrow:
-            merrow.wait_until_live()
-            merrow.wait_until_models_ready(NAMES)
-            yield triton, merrow
-
-
-def started_triton(models: pathlib.Path, log: pathlib.Path, *options: str) -> ServerProcess:
-    """The real server with all models; it is started again where it ends in its known way."""
-    for attempt in range(START_ATTEMPTS):
-        triton = start_real_triton(models, log, *options)
-        with skipped_if_overloaded(triton) if attempt == START_ATTEMPTS - 1 else contextlib.nullcontext():
-            try:
-                triton.wait_until_live()
-                triton.wait_until_models_ready(NAMES, timeout_seconds=40)
-                return triton
-            except ServerStartError:
-                triton.stop()
-                if attempt == START_ATTEMPTS - 1 or OVERLOADED not in log.read_text(errors="replace"):
-                    raise
-    raise AssertionError("the last attempt returns or raises")
-
-
-@pytest.fixture
-def peers(pair: Pair) -> Iterator[list[Peer]]:
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(contextlib.closing(Peer(each.name, ADDRESS, each.ports.http, each.ports.grpc)))
-            for each in pair
-        ]
-
-
-@contextlib.contextmanager
-def skipped_if_overloaded(triton: ServerProcess) -> Iterator[None]:
-    """What cannot be asked because the real server has ended in its known way proves nothing."""
+    both = Servers(tmp_path_factory.mktemp("python"))
     try:
-        yield
-    except (OSError, ServerStartError):
-        if OVERLOADED not in triton.log.read_text(errors="replace"):
+        both.start()
+    except ServerStartError:
+        both.stop()
+        # The tests try again.
+        if not both.has_crashed():
             raise
-        pytest.skip(f"the real server ended by itself: {OVERLOADED}")
+    yield both
+    both.stop()
 
 
 @pytest.mark.parametrize("group", python_backend_cases.GROUPS)
-def test_python_models_answer_the_same(pair: Pair, peers: list[Peer], group: str):
-    found = []
-    with skipped_if_overloaded(pair[0]):
+def test_python_models_answer_the_same(servers: Servers, group: str):
+    def ask(_: list[ServerProcess], peers: list[Peer]) -> list[str]:
+        found = []
         for case in python_backend_cases.GROUPS[group]:
             theirs, ours = (peer.exchange(case) for peer in peers)
             if (problems := differences(case, theirs, ours)) and explanation(case, theirs, ours) is None:
                 found.append("\n  ".join([case.describe(), *problems, f"theirs: {describe(case, theirs)}"]))
-        # Streams end with a status where the server is gone.
-        if pair[0].process.poll() is not None:
-            raise ServerStartError(pair[0].log_tail())
+        return found
 
+    found = servers.ask(ask)
     assert not found, "\n".join([f"{len(found)} differences", *found])
 
 
-def test_models_find_every_public_name_of_the_real_module(pair: Pair, peers: list[Peer]):
+def test_models_find_every_public_name_of_the_real_module(servers: Servers):
     case = python_backend_cases.probe(python_backend_cases.PUBLIC_NAMES)
-    with skipped_if_overloaded(pair[0]):
-        theirs, ours = (
-            ast.literal_eval(json.loads(peer.exchange(case).body)["outputs"][0]["data"][0]) for peer in peers
-        )
+
+    def ask(_: list[ServerProcess], peers: list[Peer]) -> list[dict[str, list[str]]]:
+        return [ast.literal_eval(json.loads(peer.exchange(case).body)["outputs"][0]["data"][0]) for peer in peers]
+
+    theirs, ours = servers.ask(ask)
 
     assert set(theirs) == set(ours)
     missing = {name: set(theirs[name]) - set(ours[name]) - NOT_FOR_MODELS for name in theirs}
     assert {name: names for name, names in missing.items() if names} == {}
 
 
-def test_custom_metrics_are_shown_the_same(pair: Pair):
-    """The same was measured on both by the other tests."""
-    with skipped_if_overloaded(pair[0]):
-        theirs, ours = (
+def test_custom_metrics_are_shown_the_same(servers: Servers):
+    def ask(running: list[ServerProcess], peers: list[Peer]) -> list[list[str]]:
+        # Both have counted the same before, or nothing.
+        for case in python_backend_cases.GROUPS["examples"]:
+            for peer in peers:
+                peer.exchange(case)
+        return [
             [line for line in metrics_of(each) if "requests_processed" in line or "last_amount" in line]
-            for each in pair
-        )
+            for each in running
+        ]
+
+    theirs, ours = servers.ask(ask)
 
     assert theirs
     assert theirs == ours

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from merrow.backends.base import Answer, Question
+from merrow.backends.base import Answer, NewMetric, NewMetricFamily, Question
 from merrow.core.errors import ServerError
 from merrow.core.response import Response
 from merrow.places.base import Caller, ModelCall
@@ -38,7 +38,13 @@ class RecordingServices:
 
     def ask(self, caller: Caller, question: Question, reply: Callable[[Answer | ServerError], None]) -> None:
         self.questions.append((caller, question))
-        reply(None if self.on_question is None else self.on_question(question))
+        if self.on_question is not None:
+            reply(self.on_question(question))
+        elif isinstance(question, (NewMetricFamily, NewMetric)):
+            # A number that it had not given yet.
+            reply(len(self.questions))
+        else:
+            reply(None)
 
     def close(self, caller: Caller) -> None:
         self.closed.append(caller)

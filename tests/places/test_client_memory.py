@@ -34,7 +34,7 @@ def test_what_is_not_there_any_more_is_zeros(file):
     assert bytes(read_file(descriptor, 0, 0)) == b""
 
 
-def test_writing(file):
+def test_what_is_written_lies_where_it_was_asked_for(file):
     descriptor, path = file
     write_file(descriptor, 8, memoryview(b"ab"))
     write_file(descriptor, 0, b"")

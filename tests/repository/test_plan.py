@@ -13,14 +13,12 @@ from merrow.repository.plan import (
     ModelPlan,
     PlanSettings,
     PollFailure,
-    RepositoryPlan,
     change_between,
     config_json,
     duplicate_warning,
     finish_config,
     load_plan,
     plan_model,
-    plan_repositories,
 )
 from merrow.repository.scan import ModelDirectory, ModelLocation
 
@@ -54,12 +52,7 @@ def _reason(settings: PlanSettings | None = None, config_override: str | None = 
     return plan.reason
 
 
-def test_names_in_two_repositories_are_set_aside():
-    locations = [
-        ModelLocation(name, f"/{repository}/{name}", repository) for repository, name in ("1a", "1b", "2b", "2c", "3b")
-    ]
-
-    assert plan_repositories(locations) == RepositoryPlan({"a": locations[0], "c": locations[3]}, duplicates=("b",))
+def test_the_log_says_that_several_repositories_have_a_model():
     assert duplicate_warning("b") == "failed to poll model 'b': not unique across all model repositories"
 
 

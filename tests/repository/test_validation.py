@@ -142,7 +142,9 @@ def test_inputs_that_tensorrt_can_have():
         ((-1, -1), (-1,), None),
     ],
 )
-def test_reshapes(dims: tuple[int, ...], shape: tuple[int, ...], max_batch_size: int | None):
+def test_a_reshape_keeps_the_number_of_elements(
+    dims: tuple[int, ...], shape: tuple[int, ...], max_batch_size: int | None
+):
     """Those with a `max_batch_size` are possible."""
     config = replace(
         _with_input(dims=dims, reshape=ModelTensorReshape(shape)),

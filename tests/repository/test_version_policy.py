@@ -38,7 +38,7 @@ def _specific(*versions: int) -> ModelVersionPolicy:
         (_specific(), ()),
     ],
 )
-def test_policies(policy: ModelVersionPolicy | None, selected: tuple[int, ...]):
+def test_a_policy_selects_among_the_versions_there_are(policy: ModelVersionPolicy | None, selected: tuple[int, ...]):
     assert select_versions(policy, [10, 1, 3]) == VersionSelection(selected)
 
 

@@ -150,7 +150,7 @@ def test_no_repository_can_be_named(decode: Any, request_message: Any):
     assert error.value.message == "'repository_name' specification is not supported"
 
 
-def test_health():
+def test_what_is_live_or_ready_is_one_field():
     assert admin_proto.encode_server_live(True) == b"\x08\x01"
     assert admin_proto.encode_server_live(False) == b""
     assert admin_proto.encode_server_ready(True) == b"\x08\x01"

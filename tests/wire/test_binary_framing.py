@@ -45,7 +45,7 @@ def test_content_types(content_type, length):
         ),
     ],
 )
-def test_faults(value, text):
+def test_a_content_type_that_says_no_length_is_refused(value, text):
     with pytest.raises(InvalidArgumentError) as raised:
         decode(SAGEMAKER_CONTENT_TYPE, {b"content-type": value})
     assert raised.value.message == text
@@ -56,7 +56,7 @@ def test_tritons_own_header():
     assert decode(INFERENCE_HEADER, {}) is None
 
 
-def test_answers():
+def test_an_answer_says_its_length_as_the_request_did():
     ours = (OCTETS, (b"Inference-Header-Content-Length", b"7"))
     assert INFERENCE_HEADER.response_headers(7) == ours
     assert VERTEX_AI_CONTENT_TYPE.response_headers(7) == ours

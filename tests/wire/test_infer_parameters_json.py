@@ -112,7 +112,7 @@ def test_what_has_a_meaning_is_not(parameters, attributes):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_errors(parameters, error_class, text):
+def test_a_parameter_that_cannot_be_is_refused(parameters, error_class, text):
     with pytest.raises(ServerError) as raised:
         decode(parameters)
 

@@ -426,7 +426,7 @@ def test_strings_are_escaped_as_json():
         (float("nan"), '"NaN"'),
     ],
 )
-def test_doubles(number: float, printed: str):
+def test_a_double_is_written_as_triton_writes_it(number: float, printed: str):
     options = ModelMetricsMetricControlHistogramOptions((number,))
     config = ModelConfig(model_metrics=ModelMetrics((ModelMetricsMetricControl(None, options),)))
 

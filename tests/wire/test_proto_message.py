@@ -29,7 +29,7 @@ def test_a_number_that_does_not_end(encoded: bytes):
         read_varint(encoded, 0)
 
 
-def test_fields():
+def test_an_empty_string_is_no_field_and_empty_bytes_are_one():
     assert text_field(1, "ab") == b"\x0a\x02ab"
     assert text_field(3, "é") == b"\x1a\x02\xc3\xa9"
     assert text_field(1, "") == b""

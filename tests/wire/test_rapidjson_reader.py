@@ -149,7 +149,7 @@ def test_what_is_not_json_is_refused_as_rapidjson_refuses_it(text, message, offs
         (b" \t\n\r[ ] \t\n\r", []),
     ],
 )
-def test_values(text, value):
+def test_values_are_read_as_rapidjson_reads_them(text, value):
     read = read_document(text)
 
     assert read == value
@@ -218,7 +218,7 @@ def test_nan_is_a_number():
         (b'"\x7f"', "\x7f"),
     ],
 )
-def test_strings(text, value):
+def test_escapes_become_what_they_stand_for(text, value):
     assert read_document(text) == value
 
 

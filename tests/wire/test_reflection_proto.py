@@ -25,7 +25,7 @@ def file_names(response):
     ]
 
 
-def test_services():
+def test_every_service_is_listed():
     assert tuple(service.name for service in ask(list_services="").list_services_response.service) == SERVICE_NAMES
 
 

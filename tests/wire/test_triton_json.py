@@ -151,7 +151,7 @@ class TestEncoding:
             ("\udcff", b'"\xff"'),
         ],
     )
-    def test_strings(self, text, encoded):
+    def test_strings_are_escaped_as_triton_escapes_them(self, text, encoded):
         assert encode_string(text) == encoded
         assert encode_string_bytes(text.encode("utf-8", "surrogateescape")) == encoded
         assert encode_json({text: [text]}) == b"{%b:[%b]}" % (encoded, encoded)
@@ -189,7 +189,7 @@ class TestEncoding:
             (-math.inf, b"-Infinity"),
         ],
     )
-    def test_doubles(self, value, encoded):
+    def test_doubles_are_written_as_triton_writes_them(self, value, encoded):
         assert encode_double(value) == encoded
         assert encode_doubles(np.array([1.5, value, value])) == b"[1.5,%b,%b]" % (encoded, encoded)
         assert encode_json([value]) == b"[%b]" % encoded

@@ -7,7 +7,7 @@ became of each. Where an instance runs (on the loop, on a thread, in a child pro
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -160,6 +160,18 @@ class ChangeMetric:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareCounter:
+    """What `read` returns belongs to the counter as long as the model holds it, and stays; answered with None.
+
+    For what is counted at each request, as it takes no call of the server: that reads it, on its own thread, when
+    someone looks at the counter. It must not decrease. A model in a process of its own is refused (`UnsupportedError`).
+    """
+
+    metric: int
+    read: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
 class ReadMetric:
     """Answered with the value."""
 
@@ -187,6 +199,7 @@ Question = (
     | NewMetricFamily
     | NewMetric
     | ChangeMetric
+    | ShareCounter
     | ReadMetric
     | DropMetric
     | DropMetricFamily

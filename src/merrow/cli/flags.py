@@ -214,18 +214,6 @@ def one_of(name: str, *choices: str) -> Callable[[str], str]:
     return read
 
 
-def setting_of(format_text: str) -> Callable[[str], tuple[str, str]]:
-    """A reader of `<setting>=<value>`; `format_text` is how its error begins."""
-
-    def read(text: str) -> tuple[str, str]:
-        name, separator, value = text.partition("=")
-        if not separator:
-            raise FlagError(f"{format_text}. Got {text}\n")
-        return name, value
-
-    return read
-
-
 def read_backend_setting(text: str) -> tuple[str, str, str]:
     """`<backend name>,<setting>=<value>`, or `<setting>=<value>` for all backends (name empty)."""
     name, separator, value = text.partition("=")

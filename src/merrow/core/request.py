@@ -34,7 +34,7 @@ class RequestOwner(Protocol):
 
 
 class RequestTrace(Protocol):
-    """What records the times of one traced request. Monotonic nanoseconds; every call is on the loop's thread."""
+    """What records the times of one traced request. Monotonic nanoseconds. On the loop's thread, but for activities."""
 
     def begin(self, request: "Request") -> None:
         """The core accepts the request: it is valid, and goes to its model now. `engine.submit` calls this."""
@@ -44,6 +44,12 @@ class RequestTrace(Protocol):
 
     def record_batch(self, cut: str, now_ns: int) -> None:
         """It was put into a batch, which was cut off for the reason of this name (`schedule.base.BatchCut`)."""
+
+    def record_activity(self, name: str, now_ns: int) -> None:
+        """Something that its model names happened; also on the thread where the model runs.
+
+        From `X_START` to `X_END` is a span of its own, for who shows spans.
+        """
 
     def record_execution(self, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int) -> None:
         """A batch with it ran."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from merrow.core.datatypes import BYTES, ELEMENT_BYTE_SIZES, NUMPY_DTYPES, datatype_of_numpy
+from merrow.core.datatypes import BYTES, NUMPY_DTYPES, datatype_of_numpy
 
 Buffer = bytes | bytearray | memoryview
 """C-contiguous bytes; a memoryview is always of format "B", so `len` is its size in bytes."""
@@ -82,11 +82,6 @@ def element_count(shape: Sequence[int]) -> int:
     for dim in shape:
         count *= dim
     return count
-
-
-def expected_byte_size(datatype: str, shape: Sequence[int]) -> int:
-    """Bytes of a fixed-size tensor; 0 for BYTES, whose size depends on its elements."""
-    return element_count(shape) * ELEMENT_BYTE_SIZES[datatype]
 
 
 def encode_bytes_elements(array: "np.ndarray[Any, np.dtype[Any]]") -> bytes:

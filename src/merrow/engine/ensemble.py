@@ -235,6 +235,10 @@ class _StepTrace:
         if self._trace is not None:
             self._trace.record_batch(cut, now_ns)
 
+    def record_activity(self, name: str, now_ns: int) -> None:
+        if self._trace is not None:
+            self._trace.record_activity(name, now_ns)
+
     def record_execution(self, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int) -> None:
         times = self._times
         times.input_ns += input_end_ns - start_ns

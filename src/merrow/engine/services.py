@@ -25,6 +25,7 @@ from merrow.backends.base import (
     NewMetricFamily,
     Question,
     ReadMetric,
+    ShareCounter,
     UnloadModel,
 )
 from merrow.core.errors import InternalError, InvalidArgumentError, NotFoundError, ServerError, UnavailableError
@@ -40,7 +41,14 @@ _LOG = logging.getLogger("merrow.engine")
 _FILE_PREFIX = "file:"
 
 ImmediateQuestion = (
-    IsModelReady | NewMetricFamily | NewMetric | ChangeMetric | ReadMetric | DropMetric | DropMetricFamily
+    IsModelReady
+    | NewMetricFamily
+    | NewMetric
+    | ChangeMetric
+    | ShareCounter
+    | ReadMetric
+    | DropMetric
+    | DropMetricFamily
 )
 
 
@@ -242,6 +250,9 @@ class ModelServices:
         _check_held(question.metric, caller.metrics)
         if isinstance(question, ReadMetric):
             return metrics.value(question.metric)
+        if isinstance(question, ShareCounter):
+            metrics.share(question.metric, question.read)
+            return None
         _OPERATIONS[question.operation](metrics, question.metric, question.value)
         return None
 

@@ -11,7 +11,7 @@ Source: Triton, metric_family.cc over prometheus-cpp; core.md 6.9.
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, pairwise
 from typing import Any
 
@@ -36,16 +36,21 @@ _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 class _Series:
     """One series: a value, or the counts of a histogram."""
 
-    __slots__ = ("bucket_counts", "buckets", "family", "holder_count", "labels", "sum", "value")
+    __slots__ = ("bucket_counts", "buckets", "family", "holder_count", "labels", "readers", "sum", "value")
 
     def __init__(self, family: "_Family", labels: tuple[tuple[str, str], ...], buckets: tuple[float, ...]) -> None:
         self.family = family
         self.labels = labels
         self.holder_count = 0
         self.value = 0.0
+        # By the number of a holder: what it counts by itself, besides `value`.
+        self.readers: dict[int, Callable[[], float]] = {}
         self.buckets = buckets
         self.bucket_counts = [0] * (len(buckets) + 1)
         self.sum = 0.0
+
+    def total(self) -> float:
+        return self.value + sum([read() for read in self.readers.values()]) if self.readers else self.value
 
 
 class _Family:
@@ -151,6 +156,9 @@ class CustomMetrics:
     def drop_metric(self, number: int) -> None:
         """A holder lets go of a series."""
         series = self._series.pop(number)
+        read = series.readers.pop(number, None)
+        if read is not None:
+            series.value += read()
         series.holder_count -= 1
         if not series.holder_count and series.family.series.get(series.labels) is series:
             del series.family.series[series.labels]
@@ -166,6 +174,14 @@ class CustomMetrics:
             )
         series.value += value
 
+    def share(self, number: int, read: Callable[[], float]) -> None:
+        """What `read` returns is part of a counter from now on; it is called whenever someone looks at the counter.
+
+        Raises:
+            ServerError: only a counter can be shared.
+        """
+        self._find(number, "Increment", COUNTER).readers[number] = read
+
     def set(self, number: int, value: float) -> None:
         """Raises UnsupportedError: only a gauge can be set."""
         self._find(number, "Set", GAUGE).value = value
@@ -178,7 +194,7 @@ class CustomMetrics:
 
     def value(self, number: int) -> float:
         """Raises UnsupportedError: a histogram has no value."""
-        return self._find(number, "Value", COUNTER, GAUGE).value
+        return self._find(number, "Value", COUNTER, GAUGE).total()
 
     # For whoever shows them.
 
@@ -194,7 +210,7 @@ class CustomMetrics:
         family = self._by_name.get(name)
         if family is None or family.kind == HISTOGRAM:
             return []
-        return [(dict(series.labels), series.value) for series in family.series.values()]
+        return [(dict(series.labels), series.total()) for series in family.series.values()]
 
     def _find(self, number: int, operation: str, *kinds: int) -> _Series:
         series = self._series[number]
@@ -210,5 +226,5 @@ class CustomMetrics:
 
 def _samples_of(name: str, series: _Series) -> Sequence[Sample]:
     if series.family.kind != HISTOGRAM:
-        return (Sample(name, label_text(series.labels), series.value),)
+        return (Sample(name, label_text(series.labels), series.total()),)
     return histogram_samples(name, series.labels, series.buckets, series.bucket_counts, series.sum)

@@ -2,6 +2,7 @@
 
     InferRequest              the front door, from its first to its last record
       <name of the model>     the request in the core: triton.* attributes, REQUEST_START, QUEUE_START, REQUEST_END
+        <activity of it>      what the model recorded, from X_START to X_END; may hold others
         compute               the execution, with the COMPUTE_* records
         <name of the model>   a step of an ensemble, or a request of business logic scripting
 
@@ -16,7 +17,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from merrow.core.clock import Clock
-from merrow.observe.trace import BATCH_CUT_PREFIX, FinishedTrace, SpanContext
+from merrow.observe.trace import BATCH_CUT_PREFIX, Activity, FinishedTrace, SpanContext
 from merrow.observe.trace_settings import TraceSetting
 from merrow.settings import SettingsError, TraceSettings
 
@@ -47,6 +48,7 @@ _ROOT_SPAN = "InferRequest"
 _COMPUTE_SPAN = "compute"
 _CORE_EVENTS = frozenset({"REQUEST_START", "QUEUE_START", "REQUEST_END"})
 _COMPUTE_PREFIX = "COMPUTE_"
+_START, _END = "_START", "_END"
 
 Event = tuple[str, int]
 
@@ -116,8 +118,11 @@ class OpenTelemetryOutput:
         core: list[Event] = []
         compute: list[Event] = []
         door: list[Event] = []
+        activities: list[Event] = []
         for name, time_ns in trace.records:
-            if isinstance(time_ns, int):
+            if isinstance(name, Activity) and isinstance(time_ns, int):
+                activities.append((name, time_ns))
+            elif isinstance(time_ns, int):
                 is_core = name in _CORE_EVENTS or name.startswith(BATCH_CUT_PREFIX)
                 events = compute if name.startswith(_COMPUTE_PREFIX) else core if is_core else door
                 events.append((name, time_ns))
@@ -127,6 +132,7 @@ class OpenTelemetryOutput:
                 context.trace_id, self._random.getrandbits(64) or 1, context.span_id, context.trace_state
             )
             self._write_span(_COMPUTE_SPAN, inner, compute[start : start + 4], {})
+        core += self._write_activities(context, activities)
         if core:
             attributes: dict[str, str | int] = {
                 "triton.model_name": trace.model_name,
@@ -140,6 +146,24 @@ class OpenTelemetryOutput:
         if trace.door_context is not None and door:
             # The front door has received before, and sends after, what the core records.
             self._write_span(_ROOT_SPAN, trace.door_context, door, {})
+
+    def _write_activities(self, parent: SpanContext, activities: Sequence[Event]) -> list[Event]:
+        """From X_START to X_END is span X, in whatever span is open then; returns the events outside of all."""
+        outside: list[Event] = []
+        # Name, context and events of the open spans.
+        spans: list[tuple[str, SpanContext, list[Event]]] = []
+        for name, time_ns in activities:
+            if name.endswith(_START):
+                above = spans[-1][1] if spans else parent
+                inner = SpanContext(above.trace_id, self._random.getrandbits(64) or 1, above.span_id, above.trace_state)
+                spans.append((name[: -len(_START)], inner, []))
+            (spans[-1][2] if spans else outside).append((name, time_ns))
+            if spans and name == f"{spans[-1][0]}{_END}":
+                self._write_span(*spans.pop(), {})
+        # What has no end, ends with its last event.
+        while spans:
+            self._write_span(*spans.pop(), {})
+        return outside
 
     def _write_span(
         self, name: str, context: SpanContext, events: Sequence[Event], attributes: Mapping[str, str | int]

@@ -2,10 +2,12 @@
 
     front door   Tracer.sample -> Trace or None; `record` for what it does itself; `finish` after the last answer
     engine       Trace.begin, record_queued, record_execution, record_response; child() for what it causes
+    model        Trace.record_activity
 
-A trace collects on the loop's thread and costs a few appends. When the front door is done with it, it goes with its
-children to the writer: one thread that formats and writes, so that the loop waits for no disk and no collector.
-Contents of tensors are copied when they are recorded, since the memory they lie in is reused.
+A trace collects on the loop's thread and costs a few appends; only activities come on a model's own. When the front
+door is done with it, it goes with its children to the writer: one thread that formats and writes, so that the loop
+waits for no disk and no collector. Contents of tensors are copied when they are recorded, since the memory they lie in
+is reused.
 
 Source: Triton, tracer.cc, infer_trace.cc.
 """
@@ -34,6 +36,13 @@ _TRACE_BYTE_SIZE = 1024
 BATCH_CUT_PREFIX = "BATCH_CUT_"
 REQUEST_START = "REQUEST_START"
 """The first record of the core; the model and the request's id are known from then on."""
+
+
+class Activity(str):
+    """The name of something that a model recorded, and not the server."""
+
+    __slots__ = ()
+
 
 Timestamp = tuple[str, int]
 TensorRecord = tuple[str, Tensor]
@@ -98,6 +107,9 @@ class Trace:
     def record_batch(self, cut: str, now_ns: int) -> None:
         """Merrow's own event: why the batch is no larger, and when it was handed over."""
         self.records.append((f"{BATCH_CUT_PREFIX}{cut}", now_ns))
+
+    def record_activity(self, name: str, now_ns: int) -> None:
+        self.records.append((Activity(name), now_ns))
 
     def record_execution(self, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int) -> None:
         self.records += (

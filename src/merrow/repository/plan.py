@@ -12,7 +12,7 @@ Source: Triton, core/src/model_repository_manager.cc: InitializeModelInfo, Model
 """
 
 import enum
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from merrow.core.errors import ServerError
@@ -87,14 +87,6 @@ class PollFailure:
         return f"Poll failed for model directory '{self.name}': {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryPlan:
-    """The models of all repositories: where each is, and which names occur more than once and are not loaded."""
-
-    locations: Mapping[str, ModelLocation]
-    duplicates: tuple[str, ...] = ()
-
-
 class Change(enum.Enum):
     """What a load must do about a model that is loaded already."""
 
@@ -102,19 +94,6 @@ class Change(enum.Enum):
     # Only the instance groups or the version policy differ: instances are added and removed, nothing is reloaded.
     INSTANCES = "instances"
     RELOAD = "reload"
-
-
-def plan_repositories(locations: Iterable[ModelLocation]) -> RepositoryPlan:
-    """Set aside the names that several repositories have: none of them is loaded."""
-    unique: dict[str, ModelLocation] = {}
-    duplicates: set[str] = set()
-    for location in locations:
-        if location.name in unique:
-            duplicates.add(location.name)
-        unique[location.name] = location
-    for name in duplicates:
-        del unique[name]
-    return RepositoryPlan(unique, tuple(sorted(duplicates)))
 
 
 def duplicate_warning(name: str) -> str:

@@ -79,7 +79,7 @@ def test_a_model_s_readiness():
     )
 
 
-def test_metadata():
+def test_metadata_of_the_server_and_of_models():
     engine = make_engine()
     assert summary(ask(engine, b"GET", b"/v2")) == (200, b"application/json", b'{"name":"triton"}')
     expected = (

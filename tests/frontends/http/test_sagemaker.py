@@ -96,7 +96,7 @@ def error(text):
 
 
 @pytest.mark.parametrize(("mode", "endpoint"), [("ready", b"SERVER_READY"), ("live", b"SERVER_LIVE")])
-def test_ping(mode, endpoint):
+def test_a_ping_asks_what_the_ping_mode_says(mode, endpoint):
     port = Port(ping_mode=mode)
     assert port.ask(b"GET", b"/ping") == (200, endpoint + b" GET ")
     assert port.ask(b"GET", b"/ping?x") == (200, endpoint + b" GET ")
@@ -104,7 +104,7 @@ def test_ping(mode, endpoint):
 
 
 @pytest.mark.parametrize("kind", ["infer", "generate", "generate_stream"])
-def test_invocations(kind):
+def test_an_invocation_is_what_the_inference_type_says(kind):
     port = Port(inference_type=kind)
     assert port.ask(b"POST", b"/invocations") == (200, f"MODEL_{kind.upper()} POST m".encode())
     assert port.ask(b"GET", b"/invocations") == (405, b'{"error":"Method Not Allowed"}')
@@ -157,7 +157,7 @@ def test_a_model_whose_name_cannot_be_one_keeps_the_platforms(target):
 
 
 @pytest.mark.parametrize("url", [URL + "/", URL + "/sub", "/opt/ml/models/a.b/model"])
-def test_urls(url):
+def test_a_model_is_loaded_from_its_place_in_the_platform_s_directory(url):
     assert Port().load(url=url) == (200, b"")
 
 

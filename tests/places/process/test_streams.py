@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.places.process.place_harness import (
     make_request,
     outputs_of,
     running_instance,
+    running_place,
 )
 from tests.places.recording_services import RecordingServices
 
@@ -82,6 +84,29 @@ def test_batches_are_executed_while_streams_are_open(place):
             assert isinstance(end.error, CancelledError)
 
     asyncio.run(main())
+
+
+def test_a_deferred_request_without_responses_is_a_hang(caplog):
+    async def main():
+        settings = replace(SETTINGS, execution_timeout_seconds=0.3)
+        async with running_place(settings) as place, running_instance(place) as (instance, reports):
+            # Each response begins the time anew; what is over has none.
+            lively = stream("stream later", 3, 1)
+            assert await reports.ask(instance, lively) is Deferral.DEFERRED
+            await reports.wait_for_end(lively)
+            silent = make_request(do="stream when cancelled")
+            start = time.monotonic()
+            assert await reports.ask(instance, silent) is Deferral.DEFERRED
+            (end,) = await reports.wait_for_end(silent)
+            assert end.error.message == "Stub process 'm_0_0' is not healthy."
+            assert time.monotonic() - start >= 0.3
+            await reports.wait_for_health(False, True)
+            data = np.arange(5, dtype=np.float32)
+            assert outputs_of(await reports.ask(instance, make_request({"A": data})))["A"].tolist() == data.tolist()
+
+    asyncio.run(main())
+    what = "instance 'm_0_0' has sent no response to a request that it deferred for more than its time-out of 0.3 s"
+    assert sum(what in message for message in caplog.messages) == 1
 
 
 def test_responses_come_before_what_the_batch_says_afterwards(place):

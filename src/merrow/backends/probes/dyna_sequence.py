@@ -18,9 +18,9 @@ from merrow.backends.base import (
     InstanceDescription,
     InstanceHost,
     ModelContext,
-    Outcome,
     Place,
 )
+from merrow.backends.probes.execution import execute_each
 from merrow.backends.probes.signature import (
     check_vector_in_and_out,
     integer_correlation_id,
@@ -34,7 +34,7 @@ from merrow.backends.probes.signature import (
     wrapped_int32,
 )
 from merrow.core.datatypes import BYTES
-from merrow.core.errors import InternalError, InvalidArgumentError, ServerError, UnsupportedError
+from merrow.core.errors import InternalError, InvalidArgumentError, UnsupportedError
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor, split_bytes_elements
@@ -82,15 +82,7 @@ class DynaSequenceInstance(Instance):
             time.sleep(self._delay_seconds)
         if len(requests) > self._max_requests:
             raise UnsupportedError("unable to execute batch larger than max-batch-size")
-        start_ns = time.monotonic_ns()
-        outcomes: list[Outcome] = []
-        for request in requests:
-            try:
-                outcomes.append(self._execute_request(request))
-            except ServerError as error:
-                outcomes.append(error)
-        end_ns = time.monotonic_ns()
-        return Execution(outcomes, start_ns, start_ns, end_ns, end_ns)
+        return execute_each(self._execute_request, requests)
 
     def _execute_request(self, request: Request) -> Response:
         control = required_input(request, "CORRID")

@@ -10,7 +10,6 @@ Triton's own runs cases 1 and 3 only where the state is in GPU memory; here it i
 Source: Triton, backend `implicit_state` of its test suites.
 """
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,11 +21,11 @@ from merrow.backends.base import (
     InstanceDescription,
     InstanceHost,
     ModelContext,
-    Outcome,
     Place,
 )
+from merrow.backends.probes.execution import execute_each
 from merrow.backends.probes.signature import refuse_optional_inputs, required_input, sequence_batching_of
-from merrow.core.errors import InvalidArgumentError, ServerError, UnsupportedError
+from merrow.core.errors import InvalidArgumentError, UnsupportedError
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
@@ -66,15 +65,7 @@ class ImplicitStateInstance(Instance):
         self._last_buffer: Buffer | None = None
 
     def execute(self, requests: Sequence[Request]) -> Execution:
-        start_ns = time.monotonic_ns()
-        outcomes: list[Outcome] = []
-        for request in requests:
-            try:
-                outcomes.append(self._execute_request(request))
-            except ServerError as error:
-                outcomes.append(error)
-        end_ns = time.monotonic_ns()
-        return Execution(outcomes, start_ns, start_ns, end_ns, end_ns)
+        return execute_each(self._execute_request, requests)
 
     def _execute_request(self, request: Request) -> Response:
         if _is_one(required_input(request, "START")):

@@ -18,9 +18,9 @@ from merrow.backends.base import (
     InstanceDescription,
     InstanceHost,
     ModelContext,
-    Outcome,
     Place,
 )
+from merrow.backends.probes.execution import execute_each
 from merrow.backends.probes.signature import (
     integer_correlation_id,
     refuse_optional_inputs,
@@ -28,7 +28,6 @@ from merrow.backends.probes.signature import (
     required_input,
     wrapped_int32,
 )
-from merrow.core.errors import ServerError
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
@@ -61,16 +60,9 @@ class IterativeSequenceInstance(Instance):
         self._remaining: dict[int, int] = {}
 
     def execute(self, requests: Sequence[Request]) -> Execution:
-        start_ns = time.monotonic_ns()
-        outcomes: list[Outcome] = []
-        for request in requests:
-            try:
-                outcomes.append(self._execute_request(request))
-            except ServerError as error:
-                outcomes.append(error)
-        end_ns = time.monotonic_ns()
+        execution = execute_each(self._execute_request, requests)
         time.sleep(self._delay_seconds * len(requests))
-        return Execution(outcomes, start_ns, start_ns, end_ns, end_ns)
+        return execution
 
     def _execute_request(self, request: Request) -> Response:
         key = integer_correlation_id(request)

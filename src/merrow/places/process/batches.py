@@ -443,6 +443,9 @@ class RemoteTrace:
     def record_batch(self, cut: str, now_ns: int) -> None:
         """The server's."""
 
+    def record_activity(self, name: str, now_ns: int) -> None:
+        """Does not reach the server: a backend that has activities refuses to run in a process of its own."""
+
     def record_execution(self, start_ns: int, input_end_ns: int, output_start_ns: int, end_ns: int) -> None:
         """The server's."""
 

@@ -59,6 +59,7 @@ class Environments:
         # One thread at a time finds or makes an environment; others find theirs meanwhile.
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def client_of(self, context: ModelContext) -> tuple[ForkClient, str]:
         """The fork server for a model's processes, and what runs there, in words.
@@ -88,6 +89,8 @@ class Environments:
         with self._lock:
             client = self._clients.get(text)
             if client is None:
+                if self._is_closed:
+                    raise OSError("the server is stopping")
                 client = ForkClient(self._backend_factory, self._settings, environment)
                 self._clients[text] = client
             client.used_ns = time.monotonic_ns()
@@ -109,6 +112,7 @@ class Environments:
     def close(self) -> None:
         """End every fork server, and everything below them."""
         with self._lock:
+            self._is_closed = True
             clients = [self._own, *self._clients.values()]
             self._clients.clear()
         for client in clients:

@@ -79,6 +79,7 @@ class ForkClient:
         self._environment = environment
         self._lock = threading.Lock()
         self._numbers = 0
+        self._is_closed = False
         self._connection: _Connection | None = _Connection(backend_factory, environment)
         # When the last child was asked for, in monotonic nanoseconds.
         self.used_ns = time.monotonic_ns()
@@ -97,12 +98,17 @@ class ForkClient:
             origin: what the child is of, for the log of what it prints.
 
         Raises:
-            OSError: the fork server cannot be started, or there are no descriptors left.
+            OSError: the fork server cannot be started or has been closed, or there are no descriptors left.
         """
         data, child_data = socket.socketpair()
         control, child_control = socket.socketpair()
         with child_data, child_control, self._lock:
             self.used_ns = time.monotonic_ns()
+            if self._is_closed:
+                # A load that was under way when the server began to stop: nobody would end its child.
+                data.close()
+                control.close()
+                raise OSError("the server is stopping")
             if self._connection is None or self._connection.is_lost:
                 self._connection = _Connection(self._backend_factory, self._environment)
             self._numbers += 1
@@ -117,6 +123,7 @@ class ForkClient:
     def close(self) -> None:
         """End the fork server, which kills what children are left; returns when it is gone."""
         with self._lock:
+            self._is_closed = True
             connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -6,8 +6,9 @@ An instance is
     restarting   its child died; another is started after a delay, which `restart` decides
     closed
 
-A child whose `execute` takes longer than its model's time-out is made to say where it is, and killed: a death like any
-other.
+A child whose `execute` takes longer than its model's time-out, or one of whose deferred requests has had no response
+for that long, is made to say where it is, and killed: a death like any other. No time runs while a slow client holds
+the model back.
 
 Starting blocks, so it happens on the loading thread that called `start`, or on a thread of the place for a restart; all
 else is on the loop's thread. When a child dies, what it had been given fails at once, in this order: the instance turns
@@ -255,16 +256,21 @@ class ProcessInstance:
         child.exited.add_done_callback(lambda exited: self._log_exit(child, exited.result()))
 
     @property
-    def oldest_batch(self) -> int | None:
-        """The number of the batch that the child executes or will execute next; None if it has none."""
-        return self._session.oldest_batch if self.is_healthy else None
+    def watched_session(self) -> Session | None:
+        """Where the watchdog looks; None while there is no child."""
+        return self._session if self.is_healthy else None
 
-    def abort(self, timeout_ns: int) -> None:
-        """The child hangs: have it say where it is, which a signal does even in C, and kill it."""
+    def abort(self, what: str, timeout_ns: int) -> None:
+        """The child hangs: have it say where it is, which a signal does even in C, and kill it.
+
+        Args:
+            what: what it does for too long.
+        """
         process = self._session.child.process
         _LOG.error(
-            "instance '%s' executes for more than its time-out of %g s; process %s is killed",
+            "instance '%s' %s for more than its time-out of %g s; process %s is killed",
             self.name,
+            what,
             timeout_ns / 1e9,
             process.process_id,
         )
@@ -377,7 +383,10 @@ class ProcessInstance:
 
 
 class _Watchdog:
-    """Looks, while the child has batches, whether the oldest is still the same after the time-out."""
+    """Looks, while the child has batches, whether the oldest is still the same after the time-out.
+
+    And, while it has deferred requests, whether one has had no response for so long.
+    """
 
     def __init__(self, instance: ProcessInstance, timeout_ns: int, loop: asyncio.AbstractEventLoop) -> None:
         self._instance = instance
@@ -402,16 +411,27 @@ class _Watchdog:
     def _look(self) -> None:
         self._timer = None
         now_ns = time.monotonic_ns()
-        batch = self._instance.oldest_batch
-        if batch is None:
+        session = self._instance.watched_session
+        batch = None if session is None else session.oldest_batch
+        if session is None or (batch is None and not session.has_deferred):
             self._batch = None
             return
+        if session.services.is_holding_back:
+            # Whatever it does may have to wait for that.
+            self._batch = None
+            session.forgive_silence()
         if batch != self._batch:
             self._batch, self._seen_ns = batch, now_ns
-        elif now_ns - self._seen_ns >= self._timeout_ns:
+        execution_ns = 0 if batch is None else now_ns - self._seen_ns
+        silence_ns = session.longest_silence_ns(now_ns)
+        if max(execution_ns, silence_ns) >= self._timeout_ns:
             self._batch = None
-            self._instance.abort(self._timeout_ns)
+            session.forgive_silence()
+            is_executing = execution_ns >= self._timeout_ns
+            what = "executes" if is_executing else "has sent no response to a request that it deferred"
+            self._instance.abort(what, self._timeout_ns)
             return
-        # A batch is seen at most an eighth of the time-out after it became the oldest.
-        left_ns = self._seen_ns + self._timeout_ns - now_ns
+        # A batch is seen at most an eighth of the time-out after it became the oldest, and a request after it was
+        # deferred.
+        left_ns = self._timeout_ns - max(execution_ns, silence_ns)
         self._timer = self._loop.call_later(max(1_000_000, min(left_ns, self._timeout_ns // 8)) / 1e9, self._look)

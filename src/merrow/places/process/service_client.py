@@ -21,8 +21,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from merrow.backends.base import Answer, DropMetric, DropMetricFamily, PrivateTensor, Question
-from merrow.core.errors import InternalError, ServerError
+from merrow.backends.base import Answer, DropMetric, DropMetricFamily, PrivateTensor, Question, ShareCounter
+from merrow.core.errors import InternalError, ServerError, UnsupportedError
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
@@ -169,6 +169,8 @@ class ServiceClient:
             self._send_later(frame(CALL_CONSUMED, number, SEGMENT_BYTE_SIZE.pack(byte_size)))
 
     def ask(self, question: Question) -> Answer:
+        if isinstance(question, ShareCounter):
+            raise UnsupportedError("the server cannot read a counter in a model's own process; increment the metric")
         self.start()
         replies: SimpleQueue[Answer | ServerError] = SimpleQueue()
         with self._lock:

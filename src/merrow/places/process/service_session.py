@@ -206,6 +206,11 @@ class ServiceSession:
         """The client of a request takes responses again."""
         self._report(number)
 
+    @property
+    def is_holding_back(self) -> bool:
+        """Whether a slow client's window is full, so that the model waits in `send`, or will."""
+        return any(byte_size >= self._window_byte_size for byte_size in self._unreported.values())
+
     def end_batch(self, requests: Sequence[Request]) -> None:
         """A batch came back: calls that are still open do not hold the instance any more."""
         for each in self.calls.values():

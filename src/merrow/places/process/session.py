@@ -135,6 +135,8 @@ class Session:
         self._next_number = 1
         # By number: requests whose batch came back without their end.
         self._deferred: dict[int, Request] = {}
+        # By number: since when deferred requests have had no response, as `longest_silence_ns` saw it.
+        self._silent_since_ns: dict[int, int] = {}
         # Of those in flight, the numbers of which the last response has come.
         self._ended: set[int] = set()
         self._out: list[bytes] = []
@@ -165,6 +167,23 @@ class Session:
     def oldest_batch(self) -> int | None:
         """The number of the batch that was handed over first of those in flight; None if there are none."""
         return next(iter(self._in_flight), None)
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether there are requests whose batch came back without their end."""
+        return bool(self._deferred)
+
+    def longest_silence_ns(self, now_ns: int) -> int:
+        """For how long the deferred request that has waited longest has had no response; 0 if there are none.
+
+        A request's time begins with the first call after it was deferred, or after its last response.
+        """
+        since_ns = self._silent_since_ns
+        return max([now_ns - since_ns.setdefault(number, now_ns) for number in self._deferred], default=0)
+
+    def forgive_silence(self) -> None:
+        """The time of deferred requests begins anew."""
+        self._silent_since_ns.clear()
 
     def start(self) -> None:
         """Begin to listen."""
@@ -243,6 +262,8 @@ class Session:
 
     def on_response(self, number: int, request: Request, response: Response) -> None:
         """A response of a deferred request came."""
+        if self._silent_since_ns:
+            self._silent_since_ns.pop(number, None)
         if response.is_final:
             self.services.forget(number)
             if self._deferred.pop(number, None) is None:
