@@ -116,6 +116,8 @@ class _Sections:
         # Name, datatype, shape and bytes of each tensor, all in one tuple -> the layout, encoded, behind the head of a
         # section that has nothing else to say.
         self._encoded: dict[tuple[Any, ...], bytes] = {}
+        # The same for requests that only name outputs besides: by that head and their extras.
+        self._encoded_with_outputs: dict[tuple[bytes, bytes], bytes] = {}
         self._decoded: dict[bytes, _Layout] = {}
 
     def write(
@@ -152,8 +154,8 @@ class _Sections:
         if head is None:
             head = self._encode_layout(key)
         if contents or extras:
-            layout = head[_SECTION.size :]
-            head = _SECTION.pack(len(layout), len(extras), contents, 0) + layout + extras
+            whole = self._encoded_with_outputs.get((head, extras)) if contents == _HAS_REQUESTED_OUTPUTS else None
+            head = self._add_extras(head, contents, extras) if whole is None else whole
         parts.append(head)
         if placed:
             start = HEADER_SIZE + sum(map(len, parts))
@@ -183,6 +185,15 @@ class _Sections:
         if layout is None:
             layout = self._decode_layout(encoded)
         return layout, contents, extras, data
+
+    def _add_extras(self, head: bytes, contents: int, extras: bytes) -> bytes:
+        layout = head[_SECTION.size :]
+        whole = _SECTION.pack(len(layout), len(extras), contents, 0) + layout + extras
+        if contents == _HAS_REQUESTED_OUTPUTS:
+            if len(self._encoded_with_outputs) >= _MEMORY:
+                self._encoded_with_outputs.clear()
+            self._encoded_with_outputs[(head, extras)] = whole
+        return whole
 
     def _encode_layout(self, key: list[Any]) -> bytes:
         pieces = [_TENSOR_COUNT.pack(len(key) // 4)]
@@ -229,6 +240,9 @@ class BatchCodec:
         self._sections.share_file = share_file
         self._requested: dict[tuple[str, ...], bytes] = {}
         self._known_requested: dict[bytes, tuple[str, ...]] = {}
+        # The extras of requests that only name outputs, both ways.
+        self._requested_alone: dict[tuple[str, ...], bytes] = {}
+        self._known_requested_alone: dict[bytes, tuple[str, ...]] = {}
 
     def encode(self, number: int, requests: Sequence[Request], place: Place) -> bytes:
         """One BATCH message.
@@ -239,10 +253,9 @@ class BatchCodec:
         parts: list[Buffer] = []
         for request in requests:
             contents, extras = 0, b""
-            # Most requests have no more than tensors.
+            # Most requests have no more than tensors, and names of outputs.
             if (
                 request.id
-                or request.requested_outputs
                 or request.correlation_id != 0
                 or request.flags
                 or request.parameters
@@ -252,6 +265,9 @@ class BatchCodec:
                 or request.output_regions is not None
             ):
                 contents, extras = self._encode_extras(request)
+            elif request.requested_outputs:
+                contents = _HAS_REQUESTED_OUTPUTS
+                extras = self._requested_alone.get(request.requested_outputs) or self._encode_requested_alone(request)
             # Nothing was lent to this side, so there are no references.
             self._sections.write(parts, request.inputs.values(), contents, extras, place, [])
         body = b"".join(parts)
@@ -282,7 +298,15 @@ class BatchCodec:
             inputs: dict[str, Tensor] = {}
             request = request_class(self._model_name, self._model_version, sink, inputs)
             if contents:
-                self._decode_extras(request, contents, chunk, extras, position)
+                known = (
+                    self._known_requested_alone.get(chunk[extras:position])
+                    if contents == _HAS_REQUESTED_OUTPUTS
+                    else None
+                )
+                if known is None:
+                    self._decode_extras(request, contents, chunk, extras, position)
+                else:
+                    request.requested_outputs = known
             for name, datatype, shape, size, padded_size in layout:
                 if padded_size >= 0:
                     inputs[name] = PrivateTensor(name, datatype, shape, data[position : position + size])
@@ -297,6 +321,13 @@ class BatchCodec:
         if position != end:
             raise ProtocolError(f"a batch ends at {position}, not at {end}")
         return requests
+
+    def _encode_requested_alone(self, request: Request) -> bytes:
+        _, extras = self._encode_extras(request)
+        if len(self._requested_alone) >= _MEMORY:
+            self._requested_alone.clear()
+        self._requested_alone[request.requested_outputs] = extras
+        return extras
 
     def _encode_extras(self, request: Request) -> tuple[int, bytes]:
         contents = 0
@@ -338,7 +369,8 @@ class BatchCodec:
         extras = b"".join(parts)
         return contents, extras + PADDING[len(extras) & 7]
 
-    def _decode_extras(self, request: Request, contents: int, chunk: bytes, position: int, end: int) -> None:
+    def _decode_extras(self, request: Request, contents: int, chunk: bytes, extras: int, end: int) -> None:
+        position = extras
         if contents & _HAS_REQUESTED_OUTPUTS:
             (size,) = _LENGTH.unpack_from(chunk, position + 4)
             encoded = chunk[position : position + 8 + size]
@@ -374,6 +406,10 @@ class BatchCodec:
             request.output_regions, position = _decode_output_regions(chunk, position, end)
         if position > end:
             raise ProtocolError("a request is cut")
+        if contents == _HAS_REQUESTED_OUTPUTS:
+            if len(self._known_requested_alone) >= _MEMORY:
+                self._known_requested_alone.clear()
+            self._known_requested_alone[chunk[extras:end]] = request.requested_outputs
 
     def _encode_output_regions(self, regions: Mapping[str, RegionSlice]) -> bytes:
         """Those that are files, each: name, number, offset, bytes."""

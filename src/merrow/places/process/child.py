@@ -288,13 +288,17 @@ class ChildServer:
 
     def _execute(self, chunk: bytes, data: memoryview, start: int, end: int, count: int, number: int) -> None:
         requests = self._batches.decode(chunk, data, start, end, count, _NO_SINK, self._open_block, ChildRequest)
+        has_regions = False
         for index, request in enumerate(requests, number):
             request.cancellations = self._cancellations
             request.number = index
+            if request.output_regions is not None:
+                has_regions = True
         execution = execute_guarded(self._instance, self._instance_name, requests)
         start_ns, end_ns = execution.start_ns, execution.end_ns
         self._stored.clear()
-        self._write_to_clients(requests, execution)
+        if has_regions:
+            self._write_to_clients(requests, execution)
         try:
             message, references = self._answers.encode(number, execution, self._place)
         except Exception as error:
