@@ -428,9 +428,14 @@ class ModelDriver:
 
     def _idle_slot(self) -> _Slot | None:
         """An instance with nothing to do: a batch formed for a busy one would miss requests yet to come."""
-        limit = self._batch_limit
-        if limit is not None and sum(slot.in_flight > 0 for slot in self._slots) >= limit:
-            return None
+        if self._batch_limit is not None:
+            # Straight code: the busy ones come first, so this is over soon, however many instances there are.
+            free = self._batch_limit
+            for slot in self._slots:
+                if slot.in_flight:
+                    free -= 1
+                    if not free:
+                        return None
         for slot in self._slots:
             if (
                 not slot.in_flight

@@ -82,7 +82,9 @@ def import_tensor(provider: Any) -> tuple[str, Array]:
     capsule = _capsule_of(provider)
     tensor = _tensor_in(capsule)
     if tensor.device.type == _CUDA:
-        raise TritonModelException("DLPack tensors in GPU memory are not available yet: move the tensor to the CPU.")
+        raise TritonModelException(
+            "DLPack tensors in GPU memory cannot leave a model here: move the tensor to the CPU."
+        )
     if tensor.device.type not in (_CPU, _CUDA_HOST):
         raise TritonModelException(f"DLDevice type {tensor.device.type} is not support by Python backend.")
     if not _is_contiguous(tensor):
