@@ -50,6 +50,7 @@ from merrow.wire.triton_json import (
     encode_string,
     has_repeated_names,
     member_error,
+    uint_member,
 )
 
 RAW_INPUT_NAME = "raw_input"
@@ -368,7 +369,7 @@ class InferJsonCodec:
                     self._find_region(parameters)
                 data = self._decode_data(name, datatype, shape, item["data"], json_part)
             elif has_binary:
-                byte_size = _uint(parameters, "binary_data_size", "Unable to parse")
+                byte_size = uint_member(parameters, "binary_data_size", "Unable to parse")
                 end = position + byte_size
                 if end > binary_byte_size:
                     raise InvalidArgumentError(
@@ -469,7 +470,7 @@ class InferJsonCodec:
         class_count = 0
         if "classification" in parameters:
             # Triton counts classes in 32 bits.
-            class_count = _uint(parameters, "classification", "Unable to set") & 0xFFFFFFFF
+            class_count = uint_member(parameters, "classification", "Unable to set") & 0xFFFFFFFF
         region = self._find_region(parameters)
         if region is not None:
             return OutputForm(region=region)
@@ -487,9 +488,9 @@ class InferJsonCodec:
             raise InternalError(f"Unable to parse 'shared_memory_region': {NOT_STRING}")
         offset = byte_size = 0
         if "shared_memory_offset" in parameters:
-            offset = _uint(parameters, "shared_memory_offset", "Unable to parse")
+            offset = uint_member(parameters, "shared_memory_offset", "Unable to parse")
         if "shared_memory_byte_size" in parameters:
-            byte_size = _uint(parameters, "shared_memory_byte_size", "Unable to parse")
+            byte_size = uint_member(parameters, "shared_memory_byte_size", "Unable to parse")
         return None if name is None else self._regions.find(cut_at_nul(name), offset, byte_size)
 
     def _encode_output_start(self, tensor: Tensor) -> bytes:
@@ -557,10 +558,3 @@ def _check_region_form(parameters: dict[str, Any]) -> None:
         raise InternalError(f"Unable to set 'binary_data': {NOT_BOOL}")
     if is_binary:
         raise InvalidArgumentError("Output can't set both 'shared_memory_region' and 'binary_data'")
-
-
-def _uint(members: dict[str, Any], name: str, complaint: str) -> int:
-    value = members.get(name)
-    if type(value) is not int or value < 0:
-        raise member_error(members, name, NOT_UINT, f"{complaint} '{name}': ")
-    return value

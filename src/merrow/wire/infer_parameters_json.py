@@ -12,11 +12,11 @@ from merrow.wire.triton_json import (
     NO_MEMBERS,
     NOT_BOOL,
     NOT_STRING,
-    NOT_UINT,
     cut_at_nul,
     encode_double,
     encode_string,
     member_error,
+    uint_member,
 )
 
 _MAX_INT64 = 2**63 - 1
@@ -90,9 +90,9 @@ def _decode_parameter(parameters: RequestParameters, members: dict[str, Any], na
     elif name == "sequence_end":
         parameters.flags |= _bool(members, name) and SEQUENCE_END
     elif name == "priority":
-        parameters.priority = _uint(members, name)
+        parameters.priority = uint_member(members, name, "Unable to parse")
     elif name == "timeout":
-        parameters.timeout_us = _uint(members, name)
+        parameters.timeout_us = uint_member(members, name, "Unable to parse")
     elif name == "binary_data_output":
         parameters.is_binary_output = _bool(members, name)
     elif name.startswith(_RESERVED_PREFIX):
@@ -142,11 +142,4 @@ def _bool(members: dict[str, Any], name: str) -> bool:
     value = members.get(name)
     if type(value) is not bool:
         raise member_error(members, name, NOT_BOOL, f"Unable to parse '{name}': ")
-    return value
-
-
-def _uint(members: dict[str, Any], name: str) -> int:
-    value = members.get(name)
-    if type(value) is not int or value < 0:
-        raise member_error(members, name, NOT_UINT, f"Unable to parse '{name}': ")
     return value

@@ -112,6 +112,14 @@ def member_error(owner: Mapping[str, Any], name: str, mismatch: str, prefix: str
     return InternalError(prefix + (mismatch if name in owner else no_member(name)))
 
 
+def uint_member(members: dict[str, Any], name: str, complaint: str) -> int:
+    """An unsigned integer; `complaint` is how the error of another value, or of none, begins."""
+    value = members.get(name)
+    if type(value) is not int or value < 0:
+        raise member_error(members, name, NOT_UINT, f"{complaint} '{name}': ")
+    return value
+
+
 def no_member(name: str) -> str:
     """The text for a member that an object lacks."""
     return f"attempt to access non-existing object member '{name}'"

@@ -23,6 +23,7 @@ from merrow.backends.base import (
 from merrow.backends.probes.execution import execute_each
 from merrow.backends.probes.signature import (
     check_vector_in_and_out,
+    filled_output,
     integer_correlation_id,
     integer_parameter,
     is_true,
@@ -99,8 +100,7 @@ class DynaSequenceInstance(Instance):
                 self._accumulators.pop(key, None)
             else:
                 self._accumulators[key] = wrapped_int32(total)
-            output = np.full(tensor.shape, wrapped_int32(total), np.int32)
-            response.outputs = [Tensor.from_numpy("OUTPUT", output)]
+            response.outputs = [filled_output(tensor, wrapped_int32(total))]
         return response
 
 

@@ -7,6 +7,7 @@ execution.
 Source: Triton, backend `sequence` of its test suites.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -19,11 +20,12 @@ from merrow.backends.base import (
     InstanceDescription,
     InstanceHost,
     ModelContext,
-    Outcome,
     Place,
 )
+from merrow.backends.probes.execution import execute_each
 from merrow.backends.probes.signature import (
     check_vector_in_and_out,
+    filled_output,
     integer_correlation_id,
     integer_parameter,
     is_true,
@@ -33,10 +35,9 @@ from merrow.backends.probes.signature import (
     sequence_batching_of,
     wrapped_int32,
 )
-from merrow.core.errors import InvalidArgumentError, ServerError, UnsupportedError
+from merrow.core.errors import InvalidArgumentError, UnsupportedError
 from merrow.core.request import Request
 from merrow.core.response import Response
-from merrow.core.tensor import Tensor
 
 
 class SequenceBackend(Backend):
@@ -73,15 +74,8 @@ class SequenceInstance(Instance):
             time.sleep(self._delay_seconds)
         if len(requests) > len(self._accumulators):
             raise UnsupportedError("unable to execute batch larger than max-batch-size")
-        start_ns = time.monotonic_ns()
-        outcomes: list[Outcome] = []
-        for row, request in enumerate(requests):
-            try:
-                outcomes.append(self._execute_row(row, request))
-            except ServerError as error:
-                outcomes.append(error)
-        end_ns = time.monotonic_ns()
-        return Execution(outcomes, start_ns, start_ns, end_ns, end_ns)
+        rows = itertools.count()
+        return execute_each(lambda request: self._execute_row(next(rows), request), requests)
 
     def _execute_row(self, row: int, request: Request) -> Response:
         integer_correlation_id(request)
@@ -97,8 +91,3 @@ class SequenceInstance(Instance):
             self._accumulators[row] = total = wrapped_int32(total)
             response.outputs = [filled_output(tensor, total)]
         return response
-
-
-def filled_output(tensor: Tensor, value: int) -> Tensor:
-    """OUTPUT of INPUT's shape, every element the same."""
-    return Tensor.from_numpy("OUTPUT", np.full(tensor.shape, value, np.int32))

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 from merrow.backends.base import InstanceDescription, ModelContext
 from merrow.core.errors import InternalError, InvalidArgumentError
 from merrow.core.model_config import ModelConfig, ModelSequenceBatching
@@ -113,3 +115,8 @@ def is_true(control: Tensor) -> bool:
 def wrapped_int32(value: int) -> int:
     """An integer as 32 bits hold it."""
     return (value + 2**31) % 2**32 - 2**31
+
+
+def filled_output(tensor: Tensor, value: int) -> Tensor:
+    """OUTPUT of INPUT's shape, every element the same."""
+    return Tensor.from_numpy("OUTPUT", np.full(tensor.shape, value, np.int32))

@@ -270,6 +270,15 @@ class PeerArena:
         """Let go of every segment; blocks that someone still sees stay mapped until then."""
         self._mappings.clear()
 
+    def lend(self, loans: Loans, segment: int, offset: int, byte_size: int) -> memoryview:
+        """A view of a block, which `loans` gets back when nobody sees it any more.
+
+        Raises:
+            SharedMemoryError: as `check`.
+        """
+        array = loans.lend(self.check(segment, offset, byte_size), segment, offset, byte_size)
+        return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+
     def check(self, segment: int, offset: int, byte_size: int) -> mmap.mmap:
         """The mapping that holds the block.
 

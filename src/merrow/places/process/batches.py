@@ -238,11 +238,9 @@ class BatchCodec:
         self._sections = _Sections()
         self._share_file = share_file
         self._sections.share_file = share_file
+        # Names of requested outputs, both ways: they are all the extras of most requests that have any.
         self._requested: dict[tuple[str, ...], bytes] = {}
         self._known_requested: dict[bytes, tuple[str, ...]] = {}
-        # The extras of requests that only name outputs, both ways.
-        self._requested_alone: dict[tuple[str, ...], bytes] = {}
-        self._known_requested_alone: dict[bytes, tuple[str, ...]] = {}
 
     def encode(self, number: int, requests: Sequence[Request], place: Place) -> bytes:
         """One BATCH message.
@@ -267,7 +265,8 @@ class BatchCodec:
                 contents, extras = self._encode_extras(request)
             elif request.requested_outputs:
                 contents = _HAS_REQUESTED_OUTPUTS
-                extras = self._requested_alone.get(request.requested_outputs) or self._encode_requested_alone(request)
+                requested = request.requested_outputs
+                extras = self._requested.get(requested) or self._encode_requested(requested)
             # Nothing was lent to this side, so there are no references.
             self._sections.write(parts, request.inputs.values(), contents, extras, place, [])
         body = b"".join(parts)
@@ -299,9 +298,7 @@ class BatchCodec:
             request = request_class(self._model_name, self._model_version, sink, inputs)
             if contents:
                 known = (
-                    self._known_requested_alone.get(chunk[extras:position])
-                    if contents == _HAS_REQUESTED_OUTPUTS
-                    else None
+                    self._known_requested.get(chunk[extras:position]) if contents == _HAS_REQUESTED_OUTPUTS else None
                 )
                 if known is None:
                     self._decode_extras(request, contents, chunk, extras, position)
@@ -322,12 +319,15 @@ class BatchCodec:
             raise ProtocolError(f"a batch ends at {position}, not at {end}")
         return requests
 
-    def _encode_requested_alone(self, request: Request) -> bytes:
-        _, extras = self._encode_extras(request)
-        if len(self._requested_alone) >= _MEMORY:
-            self._requested_alone.clear()
-        self._requested_alone[request.requested_outputs] = extras
-        return extras
+    def _encode_requested(self, requested: tuple[str, ...]) -> bytes:
+        """Names of outputs, padded."""
+        names = b"".join([encode_text(name) for name in requested])
+        names += PADDING[len(names) & 7]
+        encoded = _COUNT.pack(len(requested)) + _LENGTH.pack(len(names)) + names
+        if len(self._requested) >= _MEMORY:
+            self._requested.clear()
+        self._requested[requested] = encoded
+        return encoded
 
     def _encode_extras(self, request: Request) -> tuple[int, bytes]:
         contents = 0
@@ -335,14 +335,7 @@ class BatchCodec:
         if request.requested_outputs:
             contents |= _HAS_REQUESTED_OUTPUTS
             requested = request.requested_outputs
-            encoded = self._requested.get(requested)
-            if encoded is None:
-                names = b"".join([encode_text(name) for name in requested])
-                encoded = _COUNT.pack(len(requested)) + _LENGTH.pack(len(names)) + names
-                if len(self._requested) >= _MEMORY:
-                    self._requested.clear()
-                self._requested[requested] = encoded
-            parts.append(encoded)
+            parts.append(self._requested.get(requested) or self._encode_requested(requested))
         if request.id:
             contents |= _HAS_ID
             parts.append(encode_text(request.id))
@@ -369,8 +362,7 @@ class BatchCodec:
         extras = b"".join(parts)
         return contents, extras + PADDING[len(extras) & 7]
 
-    def _decode_extras(self, request: Request, contents: int, chunk: bytes, extras: int, end: int) -> None:
-        position = extras
+    def _decode_extras(self, request: Request, contents: int, chunk: bytes, position: int, end: int) -> None:
         if contents & _HAS_REQUESTED_OUTPUTS:
             (size,) = _LENGTH.unpack_from(chunk, position + 4)
             encoded = chunk[position : position + 8 + size]
@@ -406,10 +398,6 @@ class BatchCodec:
             request.output_regions, position = _decode_output_regions(chunk, position, end)
         if position > end:
             raise ProtocolError("a request is cut")
-        if contents == _HAS_REQUESTED_OUTPUTS:
-            if len(self._known_requested_alone) >= _MEMORY:
-                self._known_requested_alone.clear()
-            self._known_requested_alone[chunk[extras:end]] = request.requested_outputs
 
     def _encode_output_regions(self, regions: Mapping[str, RegionSlice]) -> bytes:
         """Those that are files, each: name, number, offset, bytes."""

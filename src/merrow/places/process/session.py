@@ -520,9 +520,7 @@ class Session:
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
         if location == SENDER_ARENA:
             self._find_segment(segment)
-            mapping = self._peer.check(segment, offset, byte_size)
-            array = self._peer_loans.lend(mapping, segment, offset, byte_size)
-            return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+            return self._peer.lend(self._peer_loans, segment, offset, byte_size)
         for block in self._blocks:
             start = offset - block.offset
             if block.segment == segment and start >= 0 and start + byte_size <= len(block.array):
