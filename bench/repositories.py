@@ -41,7 +41,7 @@ CONV_CONFIG = """\
 max_batch_size: 16
 input {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ 16 ] }}
 output {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 16 ] }}
-instance_group {{ count: 2 kind: KIND_CPU }}
+instance_group {{ count: {count} kind: KIND_CPU }}
 {batching}
 """
 
@@ -109,17 +109,20 @@ def build_onnx(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def build_conv(folder: pathlib.Path, in_python: bool) -> pathlib.Path:
+def build_conv(folder: pathlib.Path, in_python: bool, instance_count: int = 2, suffix: str = "") -> pathlib.Path:
     """A small conv net, with dynamic batching and without; by the backend for ONNX, or from a Python model."""
     content = conv_net()
-    for name, batching in ((CONV_BATCHED, "dynamic_batching { }"), (CONV_SINGLE, "")):
+    for model, batching in ((CONV_BATCHED, "dynamic_batching { }"), (CONV_SINGLE, "")):
+        name = model + suffix
         version = folder / name / "1"
         version.mkdir(parents=True)
         (version / "model.onnx").write_bytes(content)
         if in_python:
             (version / "model.py").write_text(ONNX_CODE)
         backend = 'backend: "python"' if in_python else 'platform: "onnxruntime_onnx"'
-        (folder / name / "config.pbtxt").write_text(CONV_CONFIG.format(backend=backend, batching=batching))
+        (folder / name / "config.pbtxt").write_text(
+            CONV_CONFIG.format(backend=backend, batching=batching, count=instance_count)
+        )
     return folder
 
 

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench import process_tree, repositories
@@ -28,6 +28,9 @@ from tests.oracle.server_process import (
     start_merrow,
     start_real_triton,
 )
+
+# Instances of the conv net that are compared.
+INSTANCE_COUNTS = (1, 8)
 
 TENSOR_BYTES = (16 * process_tree.MIB, 64 * process_tree.MIB)
 STARTUP_MODELS = 30
@@ -160,7 +163,28 @@ def dynamic_batching(plan: Plan) -> list[Row]:
         for protocol in plan.protocols:
             for concurrency in plan.concurrencies:
                 for model in (repositories.CONV_BATCHED, repositories.CONV_SINGLE):
-                    measured = _interleave(servers, protocol, concurrency, model, plan)
+                    loaded = {server.name: (server, model) for server in servers}
+                    measured = _interleave(loaded, protocol, concurrency, plan)
+                    scenario = model.replace("_", " ")
+                    rows += [
+                        _load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()
+                    ]
+    return rows
+
+
+def instances(plan: Plan) -> list[Row]:
+    """The same conv net in merrow with one instance and with eight; idle models take no part."""
+    rows: list[Row] = []
+    folder = plan.folder / "instances"
+    for count in INSTANCE_COUNTS:
+        repositories.build_conv(folder, in_python=False, instance_count=count, suffix=f"_{count}")
+    with start_merrow(folder, plan.folder / "instances.log") as server:
+        server.wait_until_live(path="/v2/health/ready")
+        for protocol in plan.protocols:
+            for concurrency in plan.concurrencies:
+                for model in (repositories.CONV_BATCHED, repositories.CONV_SINGLE):
+                    loaded = {f"merrow, instances: {count}": (server, f"{model}_{count}") for count in INSTANCE_COUNTS}
+                    measured = _interleave(loaded, protocol, concurrency, plan)
                     scenario = model.replace("_", " ")
                     rows += [
                         _load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()
@@ -201,6 +225,7 @@ SCENARIOS: dict[str, Callable[[Plan], list[Row]]] = {
     "identity-inline": inline_identity,
     "large-tensor": large_tensor,
     "dynamic-batching": dynamic_batching,
+    "instances": instances,
     "startup": startup,
     "idle-python": idle_python,
     "idle-onnx": idle_onnx,
@@ -230,27 +255,29 @@ def _load_rows(
         for protocol in plan.protocols:
             speaking = [server for server in servers if server.name != FLOOR or protocol == "http"]
             for concurrency in plan.concurrencies:
-                measured = _interleave(speaking, protocol, concurrency, model, plan)
+                loaded = {server.name: (server, model) for server in speaking}
+                measured = _interleave(loaded, protocol, concurrency, plan)
                 rows += [_load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()]
     return rows
 
 
 def _interleave(
-    servers: Sequence[ServerProcess], protocol: str, concurrency: int, model: str, plan: Plan
+    loaded: Mapping[str, tuple[ServerProcess, str]], protocol: str, concurrency: int, plan: Plan
 ) -> dict[str, _Measured]:
-    measured = {server.name: _Measured() for server in servers}
+    """Windows in turn for each server and model; by the name that they have in the table."""
+    measured = {name: _Measured() for name in loaded}
     with contextlib.ExitStack() as stack:
         loads = {
-            server.name: stack.enter_context(LoadProcess(protocol, _port(server, protocol), concurrency, model))
-            for server in servers
+            name: stack.enter_context(LoadProcess(protocol, _port(server, protocol), concurrency, model))
+            for name, (server, model) in loaded.items()
         }
         for load in loads.values():
             load.run(plan.seconds / 3)
         for _ in range(plan.window_count):
-            for server in servers:
+            for name, (server, _model) in loaded.items():
                 before = process_tree.cpu_seconds(server.pid)
-                measured[server.name].results.append(loads[server.name].run(plan.seconds))
-                measured[server.name].cpu_seconds += process_tree.cpu_seconds(server.pid) - before
+                measured[name].results.append(loads[name].run(plan.seconds))
+                measured[name].cpu_seconds += process_tree.cpu_seconds(server.pid) - before
     return measured
 
 

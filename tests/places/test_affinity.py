@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from merrow.core.errors import InvalidArgumentError, UnsupportedError
-from merrow.places.affinity import bind_to_cores, cores_of_node
+from merrow.places.affinity import bind_to_cores, compute_in_the_background, cores_of_node
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform binds no threads")
 
@@ -27,6 +27,33 @@ def test_a_thread_and_what_it_starts_stay_on_the_cores():
     thread.join()
     assert seen == [{core}]
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this platform has one kind of thread")
+def test_a_thread_and_what_it_starts_compute_in_the_background():
+    before = os.sched_getscheduler(0)
+    seen: list[int] = []
+
+    def work() -> None:
+        compute_in_the_background()
+        inner = threading.Thread(target=lambda: seen.append(os.sched_getscheduler(0)))
+        inner.start()
+        inner.join()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this platform has one kind of thread")
+def test_where_that_is_forbidden_nothing_happens(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    compute_in_the_background()
 
 
 def test_without_cores_nothing_happens(monkeypatch: pytest.MonkeyPatch):

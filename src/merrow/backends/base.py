@@ -48,13 +48,15 @@ class ModelContext:
 class InstanceDescription:
     """One instance of a model: its name (`add_sub_0_0`), kind (`KIND_CPU`, ...) and device.
 
-    `cpu_cores` are those that it is bound to (its place sees to it); empty is any.
+    `cpu_cores` are those that it is bound to (its place sees to it); empty is any. `has_own_process` says that the
+    model's other instances run elsewhere: they and this one can share nothing.
     """
 
     name: str
     kind: str
     device_id: int
     cpu_cores: tuple[int, ...] = ()
+    has_own_process: bool = False
 
 
 class PrivateTensor(Tensor):

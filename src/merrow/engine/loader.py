@@ -379,7 +379,7 @@ class ModelLoader:
             for plan in plans:
                 self._check_device_memory(context.name, plan.description)
                 cores = self._cores_of(plan.signature[0], plan.description)
-                description = replace(plan.description, cpu_cores=cores)
+                description = replace(plan.description, cpu_cores=cores, has_own_process=place is Place.PROCESS)
                 instance = self._start_instance(context, backend, place, driver, description)
                 started.append((plan.signature, instance))
             asyncio.run_coroutine_threadsafe(self._register(started, driver), self._loop).result()

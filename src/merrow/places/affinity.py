@@ -1,9 +1,10 @@
-"""Binding to CPU cores: what `--host-policy` asks for an instance, where the platform can do it.
+"""Which CPU cores the calling thread may use, and whether it may push others aside, where the platform can do it.
 
-A thread passes its cores on to the threads that it starts, so an instance that is created on its own thread, or in its
-own process, keeps all of its work there.
+A thread passes both on to the threads that it starts, so what holds for the thread on which an instance is created
+holds for all of its work.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,18 @@ def bind_to_cores(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
     except OSError as error:
         raise InvalidArgumentError(f"cannot bind to the CPU cores {list(cores)}: {error.strerror}") from None
+
+
+def compute_in_the_background() -> None:
+    """Let the calling thread, and those it will start, wait for a core instead of taking the loop's when they wake.
+
+    They get their share of the cores all the same. A batch that pushed the loop's thread aside at once would wait for
+    the GIL, which that thread still holds.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        # A sandbox may forbid it; then things are as they were.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def cores_of_node(node: int, directory: Path = NODES_DIRECTORY) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from merrow.backends.base import Execution, Instance, InstanceHost
 from merrow.core.request import Request
 from merrow.core.response import Response
+from merrow.places.affinity import compute_in_the_background
 from merrow.places.base import Caller, InstanceEvents
 from merrow.places.guard import execute_guarded
 from merrow.places.local_host import LocalEnvironment, LocalHost
@@ -83,6 +84,7 @@ class ThreadInstance:
         self._host.close()
 
     def _run(self) -> None:
+        compute_in_the_background()
         try:
             instance = self._create(self._host)
         except BaseException as error:

@@ -1,5 +1,7 @@
 """The runtime at work, on models of one or two nodes."""
 
+import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from merrow.backends.base import Execution, InstanceDescription, ModelContext
-from merrow.backends.onnx import backend as onnx_backend
+from merrow.backends.onnx import runtime
 from merrow.backends.onnx.backend import OnnxBackend
 from merrow.core.errors import (
     InternalError,
@@ -237,14 +239,14 @@ class TestLoading:
         """Of a package that has them: none is installed where the tests run."""
         opened = []
         providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-        monkeypatch.setattr(onnx_backend.onnxruntime, "get_available_providers", lambda: providers)
-        session = onnx_backend._open_session
+        monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: providers)
+        session = runtime.open_session
 
         def open_session(path, options, providers):
             opened.append(providers)
             return session(path, options, ["CPUExecutionProvider"])
 
-        monkeypatch.setattr(onnx_backend, "_open_session", open_session)
+        monkeypatch.setattr("merrow.backends.onnx.backend.open_session", open_session)
         repository.write_identity(TensorProto.FLOAT, [2])
         config = repository.complete()
         config.parameters["gpu_mem_limit"] = ModelParameter("1000")
@@ -265,7 +267,7 @@ class TestLoading:
         assert opened[-2:] == [(cuda, "CPUExecutionProvider"), (tensorrt, cuda, "CPUExecutionProvider")]
 
     def test_without_the_package_the_error_names_the_extra(self, monkeypatch):
-        monkeypatch.setattr(onnx_backend, "onnxruntime", None)
+        monkeypatch.setattr(runtime, "onnxruntime", None)
 
         with pytest.raises(UnavailableError) as refusal:
             OnnxBackend()
@@ -283,31 +285,24 @@ class TestParameters:
     def options(self, instance):
         return instance._session.get_session_options()
 
-    def test_cores_are_shared_out_among_instances(self, repository, monkeypatch):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-        repository.write_identity(TensorProto.FLOAT, [2])
-        config = ModelConfig(name="m", instance_group=(ModelInstanceGroup(count=2), ModelInstanceGroup(count=1)))
-
-        assert self.options(repository.load(repository.complete(config))).intra_op_num_threads == 2
-
-    def test_no_more_batches_at_once_than_there_are_shares_of_the_cores(self, monkeypatch):
+    def test_no_more_batches_at_once_than_cores(self, monkeypatch):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
         limit = OnnxBackend().batch_limit
         passive = ModelInstanceGroup(count=8, passive=True)
 
         assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=8),))) == 4
-        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=3),))) is None
+        assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=4),))) is None
         assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=2), passive))) is None
         chosen = {"intra_op_thread_count": ModelParameter("1")}
         assert limit(ModelConfig(instance_group=(ModelInstanceGroup(count=8),), parameters=chosen)) is None
         assert limit(ModelConfig(instance_group=(ModelInstanceGroup(kind="KIND_GPU", count=8),))) is None
 
-    def test_there_is_at_least_one_thread(self, repository, monkeypatch):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    def test_threads_of_a_run_and_the_callers_of_others_fill_the_cores(self, repository, monkeypatch):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
         repository.write_identity(TensorProto.FLOAT, [2])
-        config = ModelConfig(name="m", instance_group=(ModelInstanceGroup(count=4),))
+        config = ModelConfig(name="m", instance_group=(ModelInstanceGroup(count=2), ModelInstanceGroup(count=1)))
 
-        assert self.options(repository.load(repository.complete(config))).intra_op_num_threads == 1
+        assert self.options(repository.load(repository.complete(config))).intra_op_num_threads == 6
 
     def test_thread_counts_and_memory_settings_are_handed_on(self, repository):
         repository.write_identity(TensorProto.FLOAT, [2])
@@ -615,10 +610,80 @@ class TestExecution:
         assert instance._session is None
 
 
-def test_settings_of_a_pool_for_all_sessions_are_said_to_be_without_effect(repository, caplog):
-    context = repository.context(ModelConfig(name="m"), **{"enable-global-threadpool": "1"})
+class TestSharing:
+    """Instances on the CPU share a session, unless something says that they should not."""
+
+    def instances(self, repository, *descriptions, **parameters):
+        config = repository.complete()
+        config.parameters.update({key: ModelParameter(value) for key, value in parameters.items()})
+        backend = OnnxBackend()
+        return [
+            backend.create_instance(repository.context(config), description, RecordingHost())
+            for description in descriptions
+        ]
+
+    def test_instances_run_on_one_session(self, repository):
+        repository.write_identity(TensorProto.FLOAT, ["batch", 2])
+        first, second = self.instances(
+            repository, InstanceDescription("m_0", "KIND_CPU", 0), InstanceDescription("m_1", "KIND_CPU", 0)
+        )
+
+        assert first._session is second._session
+
+    def test_it_takes_runs_of_all_of_them_at_once(self, repository):
+        repository.write_identity(TensorProto.FLOAT, ["batch", 2])
+        descriptions = [InstanceDescription(f"m_{index}", "KIND_CPU", 0) for index in range(4)]
+        instances = self.instances(repository, *descriptions)
+        answers = [[] for _ in instances]
+
+        def run(index):
+            for number in range(200):
+                execution = instances[index].execute([request(x=np.full((1, 2), index * 1000 + number, np.float32))])
+                answers[index].append(output(execution).as_numpy()[0, 0])
+
+        threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert answers == [[index * 1000 + number for number in range(200)] for index in range(4)]
+
+    def test_the_last_that_closes_lets_go_of_it(self, repository):
+        repository.write_identity(TensorProto.FLOAT, ["batch", 2])
+        backend = OnnxBackend()
+        context = repository.context(repository.complete())
+        first = backend.create_instance(context, InstanceDescription("m_0", "KIND_CPU", 0), RecordingHost())
+        second = backend.create_instance(context, InstanceDescription("m_1", "KIND_CPU", 0), RecordingHost())
+        session = weakref.ref(first._session)
+
+        first.close()
+        assert session() is not None
+        second.close()
+        assert session() is None
+
+    @pytest.mark.parametrize(
+        ("other", "parameters"),
+        [
+            (InstanceDescription("m_1", "KIND_CPU", 0, cpu_cores=(0,)), {}),
+            (InstanceDescription("m_1", "KIND_CPU", 0, has_own_process=True), {}),
+            (InstanceDescription("m_1", "KIND_CPU", 0), {"intra_op_thread_count": "1"}),
+        ],
+    )
+    def test_not_across_cores_or_processes_nor_with_a_chosen_number_of_threads(self, repository, other, parameters):
+        repository.write_identity(TensorProto.FLOAT, ["batch", 2])
+        first, second = self.instances(repository, InstanceDescription("m_0", "KIND_CPU", 0), other, **parameters)
+
+        assert first._session is not second._session
+
+
+def test_sizes_of_a_pool_that_is_not_asked_for_are_said_to_be_without_effect(repository, caplog):
+    context = repository.context(ModelConfig(name="m"), intra_op_thread_count="2")
 
     OnnxBackend().validate(context)
 
     (record,) = caplog.records
-    assert "--backend-config=onnxruntime,enable-global-threadpool is not obeyed" in record.getMessage()
+    assert record.getMessage() == (
+        "--backend-config=onnxruntime,intra_op_thread_count has no effect without "
+        "--backend-config=onnxruntime,enable-global-threadpool=1: model 'm' has threads of its own"
+    )
