@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -209,6 +210,9 @@ class FakeInstance(Instance):
         if do == "sleep":
             time.sleep(float(arrays["SECONDS"][0]))
             return _text_response("")
+        if do == "touch":
+            pathlib.Path(str(request.parameters["path"])).touch()
+            return _text_response("touched")
         if do == "wait until cancelled":
             while not request.is_cancelled:
                 time.sleep(0.001)

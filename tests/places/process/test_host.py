@@ -16,6 +16,7 @@ from merrow.core.errors import InternalError, InvalidArgumentError, NotFoundErro
 from merrow.core.model_config import ModelConfig, ModelInput
 from merrow.core.response import Response
 from merrow.places.process.batches import INLINE_LIMIT
+from merrow.places.process.channel import FIRST_FLUSH_COUNT
 from merrow.places.process.host import MAX_DEPTH, ProcessPlace
 from merrow.settings import ProcessSettings
 from tests.places.process.place_harness import (
@@ -278,6 +279,40 @@ def test_many_batches_are_in_flight_at_once_when_they_are_quick(place):
             for _ in range(20):
                 await reports.ask(instance, make_request({"SECONDS": np.array([0.01])}, "sleep"))
             assert instance.depth == 1
+
+    asyncio.run(main())
+
+
+def test_the_first_of_many_answers_do_not_wait_for_the_last(place):
+    async def main():
+        async with running_instance(place) as (instance, reports):
+            firsts = [reports.submit(instance, make_request({"A": FLOATS + n})) for n in range(FIRST_FLUSH_COUNT + 1)]
+            endless = make_request(do="wait until cancelled")
+            last = reports.submit(instance, endless)
+            for n, future in enumerate(firsts[:FIRST_FLUSH_COUNT]):
+                execution = await asyncio.wait_for(future, 10)
+                assert float(outputs_of(execution.outcomes[0])["A"][0, 0]) == n
+            assert not last.done()
+
+            endless.is_cancelled = True
+            instance.cancel(endless)
+            await asyncio.gather(firsts[-1], last)
+
+    asyncio.run(main())
+
+
+def test_an_idle_child_gets_the_first_of_many_batches_before_the_loop_has_seen_all(place, tmp_path):
+    async def main():
+        async with running_instance(place) as (instance, reports):
+            path = tmp_path / "touched"
+            futures = [reports.submit(instance, make_request({"A": FLOATS}))]
+            futures.append(reports.submit(instance, make_request(do="touch", parameters={"path": str(path)})))
+            # The loop is busy until the child has done it.
+            futures += [reports.submit(instance, make_request({"A": FLOATS})) for _ in range(FIRST_FLUSH_COUNT)]
+            deadline = time.monotonic() + 10
+            while not path.exists():
+                assert time.monotonic() < deadline
+            await asyncio.gather(*futures)
 
     asyncio.run(main())
 

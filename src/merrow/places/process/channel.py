@@ -71,6 +71,9 @@ IS_EMPTY = 2
 MAX_MESSAGE_BYTE_SIZE = 1 << 30
 RECEIVE_BYTE_SIZE = 1 << 18
 
+FIRST_FLUSH_COUNT = 4
+"""So many messages for a side that waits for them are sent before the rest is written: enough to be worth waking it."""
+
 CANCELLATION_SLOTS = 512
 """Slot `n % 512` of the cancellation page holds `n` once request number `n` of the session was cancelled."""
 

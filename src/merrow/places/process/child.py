@@ -55,6 +55,7 @@ from merrow.places.process.channel import (
     DROP,
     DROP_CLIENT_FILE,
     FAILED,
+    FIRST_FLUSH_COUNT,
     FREE,
     HAS_READINESS_CHECK,
     KEEP,
@@ -183,6 +184,7 @@ class ChildServer:
         self._buffer = memoryview(bytearray(RECEIVE_BYTE_SIZE))
         self._out: list[bytes] = []
         self._out_since_ns = 0
+        self._flush_count = FIRST_FLUSH_COUNT
         self._unbuffered_count = 0
         self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
         self._peer = PeerArena()
@@ -209,6 +211,7 @@ class ChildServer:
             data = memoryview(bytearray(chunk))
             frames, position = split_frames(chunk)
             rest = chunk[position:]
+            self._flush_count = FIRST_FLUSH_COUNT
             for kind, count, number, start, end in frames:
                 if kind == BATCH:
                     self._execute(chunk, data, start, end, count, number)
@@ -325,6 +328,10 @@ class ChildServer:
             self._unbuffered_count = SLOW_MEMORY
         if self._unbuffered_count:
             self._unbuffered_count -= 1
+            self._flush()
+        elif len(out) == self._flush_count:
+            # The server works on these meanwhile, and has ever more to do.
+            self._flush_count *= 2
             self._flush()
         elif end_ns - self._out_since_ns > FLUSH_AFTER_NS:
             self._flush()

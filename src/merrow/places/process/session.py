@@ -9,7 +9,8 @@ A request may outlive its batch: it is deferred, and its responses come by the s
 the child sent there before it answered the batch is read before the answer is reported. `on_lost` gets these, too.
 
 Batches are sent once per pass of the loop, all together; but at once where they come one by one, and the child is
-idle: then there is nothing to wait for.
+idle: then there is nothing to wait for. Where many come to an idle child, it gets the first few in the middle of the
+pass, so that both sides work at the same time; it sends its answers in the same way.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ from merrow.places.process.channel import (
     CLOSE,
     DROP,
     DROP_CLIENT_FILE,
+    FIRST_FLUSH_COUNT,
     FREE,
     KEEP,
     LOG,
@@ -149,6 +151,7 @@ class Session:
         self._is_flush_scheduled = False
         # Batches come several in a pass of the loop, of late.
         self._is_crowded = False
+        self._has_sent_first = False
         self._is_lost = False
         self._is_ending = False
         self._drained: asyncio.Event | None = None
@@ -348,8 +351,15 @@ class Session:
             return
         if self._peer_loans.returned:
             self._release_peer_blocks()
-        self._out.append(message)
-        if self._is_reading or self._is_flush_scheduled:
+        out = self._out
+        out.append(message)
+        if self._is_reading:
+            return
+        if self._is_flush_scheduled:
+            if len(out) == FIRST_FLUSH_COUNT and len(self._in_flight) < 2 * FIRST_FLUSH_COUNT:
+                # The child has next to nothing else to do.
+                self._has_sent_first = True
+                self._flush()
             return
         if is_urgent and not self._is_crowded:
             self._flush()
@@ -364,7 +374,8 @@ class Session:
 
     def _flush_scheduled(self) -> None:
         self._is_flush_scheduled = False
-        self._is_crowded = len(self._out) > 1
+        self._is_crowded = self._has_sent_first or len(self._out) > 1
+        self._has_sent_first = False
         if self._out and not self._is_lost:
             self._flush()
 
