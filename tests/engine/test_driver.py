@@ -891,3 +891,14 @@ def test_requests_that_come_in_one_turn_of_the_loop_share_a_batch():
     assert [len(batch) for batch in rig.instances[0].batches] == [3]
     rig.request()
     assert len(soon) == 1
+
+
+def test_instances_below_the_limit_get_batches_in_advance_and_the_others_none():
+    rig = Rig(instances=4, depth=2, batch_limit=2)
+
+    for number in range(6):
+        rig.request(str(number))
+
+    assert [len(instance.batches) for instance in rig.instances] == [2, 2, 0, 0]
+    assert rig.driver.pending_count == 4
+    rig.driver.check_invariants()

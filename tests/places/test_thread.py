@@ -9,7 +9,7 @@ from merrow.core.errors import InternalError
 from merrow.core.response import Response
 from merrow.places.base import Caller
 from merrow.places.local_host import LocalEnvironment
-from merrow.places.thread import ThreadInstance
+from merrow.places.thread import MAX_DEPTH, ThreadInstance
 from tests.places.recording_services import RecordingServices
 
 
@@ -32,6 +32,9 @@ class Recording(Instance):
 
     def execute(self, requests):
         self.threads.append(threading.current_thread())
+        if isinstance(requests[0], int):
+            # What it says that it took.
+            return Execution([Response("m", 1) for _ in requests], 0, 0, 0, requests[0])
         if requests[0] == "raise":
             raise ValueError("boom")
         if requests[0] == "refuse":
@@ -46,12 +49,13 @@ class Recording(Instance):
         self.is_closed = True
 
 
-async def run(*batches):
+async def run(*batches, makes_calls=False, depths=None):
     events, created = Events(), []
     events.wanted = len(batches)
 
     def create(host):
         created.append(Recording())
+        created[0].makes_calls = makes_calls
         return created[0]
 
     environment = LocalEnvironment(asyncio.get_running_loop(), RecordingServices(), 1000)
@@ -59,6 +63,8 @@ async def run(*batches):
     for batch in batches:
         instance.submit(batch)
     await asyncio.wait_for(events.arrived.wait(), 5)
+    if depths is not None:
+        depths.append(instance.depth)
     await instance.close()
     return created[0], events.executions
 
@@ -101,3 +107,23 @@ def test_a_model_that_cannot_be_created_raises_in_the_constructor():
     with pytest.raises(InternalError, match="no file"):
         asyncio.run(scenario())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("instance")]
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "makes_calls", "depth"),
+    [(10_000, False, MAX_DEPTH), (200_000, False, 2), (400_000, False, 1), (10_000, True, 1)],
+)
+def test_a_quick_model_that_calls_no_other_gets_batches_in_advance(duration_ns, makes_calls, depth):
+    depths = []
+
+    asyncio.run(run(*[[duration_ns]] * 60, makes_calls=makes_calls, depths=depths))
+
+    assert depths == [depth]
+
+
+def test_nothing_is_known_of_a_new_model():
+    depths = []
+
+    asyncio.run(run(["a"], makes_calls=False, depths=depths))
+
+    assert depths == [1]

@@ -288,6 +288,9 @@ class Instance(ABC):
     def close(self) -> None:
         """Release what the instance holds. Called once, after the last `execute`, on the thread of `execute`."""
 
+    # Whether it may run other models (`InstanceHost.infer`).
+    makes_calls: bool = False
+
     # Whether `is_ready` says anything that need be asked for.
     has_readiness_check: bool = False
 

@@ -97,7 +97,7 @@ class ModelDriver:
         preserves_order: responses leave in the order in which requests came, or with a scheduler that
             `follows_requests`, in the order in which they were executed.
         permits: None if an instance may always execute.
-        batch_limit: how many batches execute at once; None is one for each instance. Beyond the processor's cores,
+        batch_limit: how many instances execute at once; None is all of them. Beyond the processor's cores,
             more at once would only make batches smaller, and caches colder.
         call_soon: calls back on the loop's next turn; batches of a scheduler that does not `follows_requests` are
             formed then. None forms them at once.
@@ -131,7 +131,6 @@ class ModelDriver:
         self._batch_limit = batch_limit
         self._call_soon = call_soon
         self._is_dispatch_due = False
-        self._is_limited = permits is not None or batch_limit is not None
         self._is_managed = scheduler is not None or permits is not None
         self._slots: list[_Slot] = []
         self._slot_of: dict[PlacedInstance, _Slot] = {}
@@ -414,28 +413,24 @@ class ModelDriver:
 
     def _free_slot(self) -> _Slot | None:
         """The healthy instance with the fewest batches, if it may take another. An idle one wins at once."""
-        if self._is_limited:
+        if self._permits is not None:
             return self._idle_slot()
+        may_be_idle = self._batch_limit is None or self._is_below_limit(self._batch_limit)
         best: _Slot | None = None
         for slot in self._slots:
             instance = slot.instance
             if slot.in_flight < instance.depth and instance.is_healthy:
                 if not slot.in_flight:
-                    return slot
-                if best is None or slot.in_flight < best.in_flight:
+                    if may_be_idle:
+                        return slot
+                elif best is None or slot.in_flight < best.in_flight:
                     best = slot
         return best
 
     def _idle_slot(self) -> _Slot | None:
         """An instance with nothing to do: a batch formed for a busy one would miss requests yet to come."""
-        if self._batch_limit is not None:
-            # Straight code: the busy ones come first, so this is over soon, however many instances there are.
-            free = self._batch_limit
-            for slot in self._slots:
-                if slot.in_flight:
-                    free -= 1
-                    if not free:
-                        return None
+        if self._batch_limit is not None and not self._is_below_limit(self._batch_limit):
+            return None
         for slot in self._slots:
             if (
                 not slot.in_flight
@@ -444,6 +439,16 @@ class ModelDriver:
             ):
                 return slot
         return None
+
+    def _is_below_limit(self, limit: int) -> bool:
+        """Whether fewer instances than so many are busy."""
+        for slot in self._slots:
+            if slot.in_flight:
+                # The busy ones come first, so this is over soon, however many instances there are.
+                limit -= 1
+                if not limit:
+                    return False
+        return True
 
     def _instances_with(self, request: Request) -> list[PlacedInstance]:
         """Where a request that left the queue is, or may be."""

@@ -38,7 +38,7 @@ class PlacedInstance(Protocol):
     """One instance where it runs.
 
     `depth` is how many batches may be handed over before the first comes back: 1 where handing over is free, more
-    where it pays to keep a child process supplied. It may change over time.
+    where it pays to keep a thread or a child process supplied (`supply`). It may change over time.
     """
 
     name: str

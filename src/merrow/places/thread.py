@@ -19,6 +19,10 @@ from merrow.places.base import Caller, InstanceEvents
 from merrow.places.guard import execute_guarded
 from merrow.places.local_host import LocalEnvironment, LocalHost
 from merrow.places.readiness import ReadinessCheck
+from merrow.places.supply import SUPPLY_NS, WEIGHT, depth_of
+
+# Batches that a thread is handed in advance, at most; beyond, it waits for the loop no less.
+MAX_DEPTH = 4
 
 _LOG = logging.getLogger("merrow.places")
 
@@ -29,7 +33,6 @@ class ThreadInstance:
     The constructor blocks until the instance is created on its thread, and raises what creating it raised.
     """
 
-    depth = 1
     is_healthy = True
     health_reason = ""
     is_in_crash_loop = False
@@ -42,12 +45,16 @@ class ThreadInstance:
         environment: LocalEnvironment,
     ) -> None:
         self.name = caller.instance_name
+        self.depth = 1
         self._create = create
         self._events = events
         self._loop = environment.loop
         self._host = LocalHost(caller, environment, self._deliver)
         self.has_readiness_check = False
         self._readiness: ReadinessCheck | None = None
+        # What waits behind an execution that waits for another model may be what that waits for.
+        self._max_depth = MAX_DEPTH
+        self._mean_execution_ns = float(SUPPLY_NS)
         self._batches: SimpleQueue[Sequence[Request] | None] = SimpleQueue()
         self._done: deque[tuple[Sequence[Request], Execution] | tuple[Request, Response]] = deque()
         self._is_awake = False
@@ -93,6 +100,8 @@ class ThreadInstance:
             return
         self.has_readiness_check = instance.has_readiness_check
         self._readiness = ReadinessCheck(instance)
+        if instance.makes_calls:
+            self._max_depth = 1
         self._started.set()
         host = self._host
         while (requests := self._batches.get()) is not None:
@@ -130,4 +139,6 @@ class ThreadInstance:
                 assert isinstance(outcome, Execution)
                 if self._host.calls:
                     self._host.end_batch(what)
+                self._mean_execution_ns += (outcome.end_ns - outcome.start_ns - self._mean_execution_ns) * WEIGHT
+                self.depth = depth_of(self._mean_execution_ns, self._max_depth)
                 self._events.on_execution(self, what, outcome)

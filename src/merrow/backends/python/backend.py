@@ -117,6 +117,8 @@ class PythonBackend(Backend):
 class PythonInstance(Instance):
     """One initialised `TritonPythonModel`."""
 
+    makes_calls = True
+
     def __init__(self, model: Any, path: str, runtime: ModelRuntime, request_class: type[InferenceRequest]) -> None:
         self._model = model
         self._path = path

@@ -38,12 +38,12 @@ from merrow.places.process.limits import ChildLimits, limits_of
 from merrow.places.process.restart import RestartPolicy
 from merrow.places.process.session import LaunchedChild, Session, SessionEnvironment
 from merrow.places.process.system import count_oom_kills, is_available
+from merrow.places.supply import SUPPLY_NS, WEIGHT, depth_of
 from merrow.settings import ProcessSettings
 
 _LOG = logging.getLogger("merrow.places")
 
-# A child is kept supplied with batches for this long, so that it need not wait for the server after each.
-SUPPLY_NS = 500_000
+# Batches that a child is handed in advance, at most.
 MAX_DEPTH = 32
 
 # How long a child that hangs has to say where it is before it is killed.
@@ -289,17 +289,13 @@ class ProcessInstance:
 
     def _on_answer(self, requests: Sequence[Request], execution: Execution) -> None:
         mean = self._mean_execution_ns
-        mean += (execution.end_ns - execution.start_ns - mean) * 0.125
+        mean += (execution.end_ns - execution.start_ns - mean) * WEIGHT
         self._mean_execution_ns = mean
         if self._session.services.has_made_calls:
             # What waits behind an execution that waits for another model may be what that waits for.
             self.depth = 1
-        elif mean * MAX_DEPTH <= SUPPLY_NS:
-            self.depth = MAX_DEPTH
-        elif mean >= SUPPLY_NS:
-            self.depth = 1
         else:
-            self.depth = int(SUPPLY_NS / mean)
+            self.depth = depth_of(mean, MAX_DEPTH)
         self._events.on_execution(self, requests, execution)
 
     def _on_response(self, request: Request, response: Response) -> None:
