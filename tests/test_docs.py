@@ -9,12 +9,13 @@ import pytest
 from merrow.cli.process_settings import PROCESS_SETTINGS
 from merrow.cli.serve_flags import NO_EFFECT, SERVE_FLAGS
 from merrow.core.errors import CODE_NAMES, ErrorCode
+from merrow.front_doors import EXTENSIONS
 from merrow.frontends.grpc import status as grpc_status
 from merrow.frontends.grpc.methods import GrpcFrontend
 from merrow.frontends.http import status as http_status
 from merrow.frontends.http.routes import METHODS, resolve_target
-from merrow.observe.metrics import MODEL_FAMILIES, SERVER_FAMILIES
-from merrow.server import EXTENSIONS
+from merrow.observe.model_families import MODEL_FAMILIES
+from merrow.observe.server_families import SERVER_FAMILIES
 from merrow.wire._generated import grpc_service_pb2
 
 ROOT = Path(__file__).parents[1]

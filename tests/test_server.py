@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from merrow.front_doors import EXTENSIONS, PROTOCOL_VERSION
 from merrow.net.loop import new_event_loop
-from merrow.server import EXTENSIONS, PROTOCOL_VERSION, Ports, Server, ServerStartError
+from merrow.server import Ports, Server, ServerStartError
 from merrow.settings import NetworkSettings, RepositorySettings, Settings
 from merrow.testing.repository_builder import RepositoryBuilder
 

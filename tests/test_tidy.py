@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # `engine.model` is what `Engine.find_model` gives.
     "frontends": ("core", "settings", "wire", "net", "observe", "engine.engine", "engine.model"),
     "testing": ("",),
+    "front_doors": ("core", "settings", "wire", "net", "observe", "engine.engine", "frontends"),
     "server": (
         "core",
         "settings",
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "places",
         "engine",
         "frontends",
+        "front_doors",
     ),
     "cli": (
         "core",
@@ -57,6 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "places",
         "engine",
         "frontends",
+        "front_doors",
         "server",
         "cli",
     ),
@@ -69,7 +72,7 @@ MAY_ALSO_IMPORT: dict[str, tuple[str, ...]] = {
     "places.process.child": ("backends.registry",),
     # These say the version.
     "cli.main": ("__init__",),
-    "server": ("__init__",),
+    "cli.server_process": ("__init__",),
     "testing.running_server": ("__init__",),
 }
 

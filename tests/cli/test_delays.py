@@ -43,6 +43,15 @@ def test_a_scheduler_waits_for_a_backlog_too():
 def test_each_variable_holds_calls_back_at_its_point(variable, field):
     assert build_grpc_delays({variable: "7"}, []) == GrpcDelays(**{field: 7})
     assert build_grpc_delays({variable: "seven"}, []) is None
+    assert build_grpc_delays({variable: "-7"}, []) is None
+
+
+@pytest.mark.parametrize("text", ["soon", "2147483648"])
+def test_a_delay_that_is_no_number_is_warned_about(text):
+    warnings = []
+
+    assert build_grpc_delays({"TRITONSERVER_DELAY_GRPC_PROCESS": text}, warnings) is None
+    assert warnings == [f"TRITONSERVER_DELAY_GRPC_PROCESS has no effect: expected milliseconds, got '{text}'"]
 
 
 def test_a_delay_that_nothing_waits_for_is_said_to_have_no_effect():

@@ -244,7 +244,7 @@ def test_the_log_may_go_to_a_file(tmp_path):
     server.start()
     assert server.wait() == 1
     first, *_, last = path.read_text().splitlines()
-    assert re.match(r'^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ I \d+ server.py:\d+\] "merrow ', first)
+    assert re.match(r'^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ I \d+ server_process.py:\d+\] "merrow ', first)
     error = last.partition('] "')[2].rstrip('"')
     assert error.startswith("creating server: Internal - ")
     assert f"{tmp_path}/nowhere" in error

@@ -138,7 +138,7 @@ class FakeEngine:
     """An engine that keeps what is submitted for the test to answer."""
 
     def __init__(self, *models: FakeModel):
-        self.models = {model.name: model for model in models}
+        self.by_name = {model.name: model for model in models}
         self.is_exiting = False
         self.shared_memory = SharedMemoryRegistry(SharedMemorySettings(allow_client_shm=True))
         self.live = self.ready = self.model_ready = True
@@ -150,6 +150,9 @@ class FakeEngine:
         self.index: list[IndexEntry] = []
         self.statistics = []
 
+    def models(self):
+        return list(self.by_name.values())
+
     def is_live(self):
         return self.live
 
@@ -158,10 +161,10 @@ class FakeEngine:
 
     @property
     def has_readiness_checks(self):
-        return any(model.has_readiness_check for model in self.models.values())
+        return any(model.has_readiness_check for model in self.by_name.values())
 
     async def check_readiness(self):
-        return self.ready and all(model.says_ready is not False for model in self.models.values())
+        return self.ready and all(model.says_ready is not False for model in self.by_name.values())
 
     async def check_model(self, model):
         if model.says_ready is False:
@@ -172,14 +175,14 @@ class FakeEngine:
         return self.model_ready
 
     def find_model(self, name, version=-1):
-        model = self.models.get(name)
+        model = self.by_name.get(name)
         if model is None or version not in (-1, model.version):
             suffix = "" if version == -1 else f" version {version}"
             raise NotFoundError(f"Request for unknown model: '{name}'{suffix} is not found")
         return model
 
     def ready_versions(self, name):
-        return [model.version for model in self.models.values() if model.name == name]
+        return [model.version for model in self.by_name.values() if model.name == name]
 
     def model_statistics(self, name="", version=-1):
         self.controls.append(("statistics", name, version))

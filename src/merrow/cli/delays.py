@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from merrow.settings import GrpcDelays, SchedulerHold
 
 _INTEGER = re.compile(r"\s*([+-]?\d+)")
+_MAX_INT32 = 2**31 - 1
 
 _GRPC_MS = {
     "TRITONSERVER_DELAY_GRPC_PROCESS_ENTRY": "process_entry_ms",
@@ -35,13 +36,24 @@ def build_scheduler_hold(environment: Mapping[str, str]) -> SchedulerHold:
 
 def build_grpc_delays(environment: Mapping[str, str], warnings: list[str]) -> GrpcDelays | None:
     """Where gRPC calls are held back, and for how long; None for nowhere."""
-    if _integer(environment, _WITHOUT_EFFECT) > 0:
+    if _milliseconds(environment, _WITHOUT_EFFECT, warnings) > 0:
         warnings.append(f"{_WITHOUT_EFFECT} has no effect: calls have no state that goes back to a queue")
-    delays = {field: max(0, _integer(environment, name)) for name, field in _GRPC_MS.items()}
+    delays = {field: _milliseconds(environment, name, warnings) for name, field in _GRPC_MS.items()}
     seconds = max(0, _integer(environment, "TRITONSERVER_SERVER_DELAY_GRPC_RESPONSE_SEC"))
     if not seconds and not any(delays.values()):
         return None
     return GrpcDelays(**delays, server_response_seconds=seconds)
+
+
+def _milliseconds(environment: Mapping[str, str], name: str, warnings: list[str]) -> int:
+    """As C++'s `stoi` reads it. 0 where there is no number that 32 bits hold, which is then warned about."""
+    text = environment.get(name, "")
+    match = _INTEGER.match(text)
+    if match is not None and -_MAX_INT32 - 1 <= int(match[1]) <= _MAX_INT32:
+        return max(0, int(match[1]))
+    if text:
+        warnings.append(f"{name} has no effect: expected milliseconds, got '{text}'")
+    return 0
 
 
 def _integer(environment: Mapping[str, str], name: str) -> int:

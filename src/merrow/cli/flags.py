@@ -195,6 +195,11 @@ def integer_from(minimum: int, maximum: int = INT64_MAX) -> Callable[[str], int]
     return read
 
 
+read_port = integer_from(0, 65535)
+read_positive = integer_from(1, INT32_MAX)
+read_not_negative = integer_from(0, INT32_MAX)
+
+
 def read_verbose_level(text: str) -> int:
     """`--log-verbose`: a level, or a boolean that means level 1 or 0."""
     try:

@@ -16,8 +16,8 @@ import merrow
 from merrow.cli.flags import FlagError, format_help, parse_flags
 from merrow.cli.serve_flags import NO_EFFECT, SERVE_FLAGS
 from merrow.cli.serve_settings import ServeCommand, build_serve_command
+from merrow.cli.server_process import run
 from merrow.cli.sources import gather_flags
-from merrow.server import run
 from merrow.settings import SettingsError
 
 USAGE = """\

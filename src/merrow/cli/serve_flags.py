@@ -1,13 +1,12 @@
 """What every flag of `merrow serve` means: Triton's, by Triton's names, and merrow's own.
 
-A flag becomes a field of `Settings`, or can mean nothing here (`NO_EFFECT`) and is accepted with a warning that says
-why.
+`SERVE_FLAGS` is the one table, in the order of the help; the flags of the network have a module of their own. A flag
+becomes a field of `Settings`, or can mean nothing here (`NO_EFFECT`) and is accepted with a warning that says why.
 
 Source: Triton, command_line_parser.cc.
 """
 
 from merrow.cli.flags import (
-    INT32_MAX,
     Flag,
     FlagGroup,
     integer_from,
@@ -17,36 +16,18 @@ from merrow.cli.flags import (
     read_float,
     read_int,
     read_int64,
-    read_port_range,
-    read_restriction,
+    read_not_negative,
+    read_port,
+    read_positive,
     read_string,
     read_verbose_level,
 )
+from merrow.cli.network_flags import NETWORK_FLAGS, tls_flags
 from merrow.cli.observe_settings import read_metrics_setting, read_trace_level, read_trace_setting
 from merrow.cli.scheduling_settings import read_cache_setting, read_host_policy, read_rate_limit_resource
 
-_PORT = integer_from(0, 65535)
-_POSITIVE = integer_from(1, INT32_MAX)
-_NOT_NEGATIVE = integer_from(0, INT32_MAX)
 _ONE_THREAD = "one thread serves all connections, without locks"
 _NO_GPU_MEMORY = "merrow holds no pools of pinned or device memory; the runtimes manage their own"
-
-
-def _tls_flags(port_name: str, where: str, remark: str = "") -> tuple[Flag, ...]:
-    """The five flags for TLS on one port; those without a name are for all."""
-    prefix = f"{port_name}-" if port_name else ""
-    return (
-        Flag(f"{prefix}use-ssl", read_bool, f"TLS for {where}. Default is false.{remark}", "boolean"),
-        Flag(
-            f"{prefix}use-ssl-mutual",
-            read_bool,
-            f"TLS, and clients must have a certificate too. Default is false.{remark}",
-            "boolean",
-        ),
-        Flag(f"{prefix}server-cert", read_string, f"PEM file of the server's certificate and its chain.{remark}"),
-        Flag(f"{prefix}server-key", read_string, f"PEM file of the server's key.{remark}"),
-        Flag(f"{prefix}root-cert", read_string, f"PEM file of those who sign clients' certificates.{remark}"),
-    )
 
 
 SERVE_FLAGS: tuple[FlagGroup, ...] = (
@@ -64,13 +45,13 @@ SERVE_FLAGS: tuple[FlagGroup, ...] = (
             Flag("id", read_string, "Name of this server in its metadata. Default is triton."),
             Flag(
                 "exit-timeout-secs",
-                _NOT_NEGATIVE,
+                read_not_negative,
                 "Seconds that accepted requests have to finish when the server exits. Default is 30.",
                 "integer",
             ),
             Flag(
                 "loop-stall-limit-ms",
-                _NOT_NEGATIVE,
+                read_not_negative,
                 "Milliseconds that the event loop may be held up; beyond, the server is not live for a while, and the "
                 "log says what held it up. 0: nobody looks. Default is 5000. merrow's own.",
                 "integer",
@@ -143,7 +124,7 @@ SERVE_FLAGS: tuple[FlagGroup, ...] = (
                 "* alone loads all.",
                 may_repeat=True,
             ),
-            Flag("model-load-thread-count", _POSITIVE, "Models loaded side by side. Default is 4.", "integer"),
+            Flag("model-load-thread-count", read_positive, "Models loaded side by side. Default is 4.", "integer"),
             Flag(
                 "repository-poll-secs",
                 read_int,
@@ -195,227 +176,20 @@ SERVE_FLAGS: tuple[FlagGroup, ...] = (
             ),
         ),
     ),
-    FlagGroup(
-        "Network",
-        (
-            Flag(
-                "port",
-                _PORT,
-                "Serve everything (REST, gRPC and metrics) on this one port. The other ports are then closed unless "
-                "they are set too. merrow's own.",
-                "integer",
-            ),
-            Flag(
-                "address",
-                read_string,
-                "Address of --port, and of every port whose own address is not set. Default is 127.0.0.1; 0.0.0.0 "
-                "lets other machines in; unix:PATH is a Unix socket. merrow's own.",
-            ),
-            Flag(
-                "reuse-port",
-                read_bool,
-                "Let several servers share --port, and every port whose own flag for that is not set. Default is "
-                "false. merrow's own.",
-                "boolean",
-            ),
-            *_tls_flags("", "--port, and every port whose own flag is not set", " merrow's own."),
-        ),
-    ),
-    FlagGroup(
-        "HTTP",
-        (
-            Flag("allow-http", read_bool, "Listen for HTTP requests. Default is true.", "boolean"),
-            Flag("http-address", read_string, "Address of the HTTP port. Default is --address."),
-            Flag("http-port", _PORT, "HTTP port; 0 takes a free one. Default is 8000.", "integer"),
-            Flag("reuse-http-port", read_bool, "Let several servers share the HTTP port. Default is false.", "boolean"),
-            Flag(
-                "http-max-input-size",
-                read_int64,
-                "Bytes that JSON, or a body after decompression, may have. Default is 67108864.",
-                "integer",
-            ),
-            Flag(
-                "http-header-forward-pattern",
-                read_string,
-                "Headers that inference requests get as parameters: a regular expression (of RE2), found anywhere in "
-                "their names, in any case.",
-            ),
-            Flag("http-thread-count", read_int, "Threads for HTTP requests.", "integer"),
-            Flag(
-                "http-restricted-api",
-                read_restriction("http-restricted-api", "api"),
-                "<api>,<api>...:<key>=<value>: these APIs (health, metadata, inference, shared-memory, model-config, "
-                "model-repository, statistics, trace, logging) need the header <key>: <value>. May be given several "
-                "times.",
-                "<string>:<string>=<string>",
-                may_repeat=True,
-            ),
-            *_tls_flags("http", "the HTTP port", " merrow's own."),
-        ),
-    ),
-    FlagGroup(
-        "GRPC",
-        (
-            Flag("allow-grpc", read_bool, "Listen for gRPC requests. Default is true.", "boolean"),
-            Flag("grpc-address", read_string, "Address of the gRPC port. Default is --address."),
-            Flag("grpc-port", _PORT, "gRPC port; 0 takes a free one. Default is 8001.", "integer"),
-            Flag("reuse-grpc-port", read_bool, "Let several servers share the gRPC port. Default is false.", "boolean"),
-            Flag(
-                "grpc-header-forward-pattern",
-                read_string,
-                "Metadata that inference requests get as parameters; as --http-header-forward-pattern.",
-            ),
-            Flag("grpc-infer-thread-count", read_int, "Threads for inference requests.", "integer"),
-            Flag("grpc-infer-allocation-pool-size", read_int, "Request objects kept for reuse.", "integer"),
-            Flag("grpc-max-response-pool-size", read_int, "Response objects kept for reuse.", "integer"),
-            *_tls_flags("grpc", "the gRPC port"),
-            Flag(
-                "grpc-infer-response-compression-level",
-                one_of("grpc-infer-response-compression-level", "none", "low", "medium", "high"),
-                "Compression of inference responses: none, low, medium or high. Default is none.",
-            ),
-            Flag(
-                "grpc-keepalive-time",
-                _POSITIVE,
-                "Milliseconds after which the server asks a silent client whether it is there, with a ping. Default is "
-                "7200000 (2 hours).",
-                "integer",
-            ),
-            Flag(
-                "grpc-keepalive-timeout",
-                _POSITIVE,
-                "Milliseconds to wait for the answer, before the connection is closed. Default is 20000.",
-                "integer",
-            ),
-            Flag(
-                "grpc-keepalive-permit-without-calls",
-                read_bool,
-                "Pings, the server's and clients', also while there are no calls. Default is false.",
-                "boolean",
-            ),
-            Flag(
-                "grpc-http2-max-pings-without-data",
-                _NOT_NEGATIVE,
-                "Pings that the server sends without any data in between; 0 is any number. Default is 2.",
-                "integer",
-            ),
-            Flag(
-                "grpc-http2-min-recv-ping-interval-without-data",
-                _NOT_NEGATIVE,
-                "Milliseconds that clients must leave between pings without data; sooner is a strike. Default is "
-                "300000 (5 minutes).",
-                "integer",
-            ),
-            Flag(
-                "grpc-http2-max-ping-strikes",
-                _NOT_NEGATIVE,
-                "Strikes that a client may have before its connection is closed; 0 is any number. Default is 2.",
-                "integer",
-            ),
-            Flag(
-                "grpc-max-connection-age",
-                _NOT_NEGATIVE,
-                "Milliseconds after which a connection takes no new calls; 0, the default, is no limit.",
-                "integer",
-            ),
-            Flag(
-                "grpc-max-connection-age-grace",
-                _NOT_NEGATIVE,
-                "Milliseconds that the calls of such a connection then have; 0, the default, is no limit.",
-                "integer",
-            ),
-            Flag(
-                "grpc-restricted-protocol",
-                read_restriction("grpc-restricted-protocol", "protocol"),
-                "<protocol>,<protocol>...:<key>=<value>: these protocols (as the APIs of --http-restricted-api) need "
-                "the metadata triton-grpc-protocol-<key>: <value>. May be given several times.",
-                "<string>:<string>=<string>",
-                may_repeat=True,
-            ),
-            Flag(
-                "grpc-reflection",
-                read_bool,
-                "Tell clients that ask which services there are (grpcurl and the like). Default is true. merrow's own.",
-                "boolean",
-            ),
-        ),
-    ),
-    FlagGroup(
-        "Connection limits (merrow's own; for every port)",
-        (
-            Flag("max-header-byte-size", _POSITIVE, "Request line and headers of one request.", "integer"),
-            Flag("max-header-count", _POSITIVE, "Headers of one request.", "integer"),
-            Flag("max-body-byte-size", _POSITIVE, "One request body or gRPC message.", "integer"),
-            Flag("max-connections", _POSITIVE, "Open connections of one port.", "integer"),
-            Flag("max-concurrent-streams", _POSITIVE, "Open HTTP/2 streams of one connection.", "integer"),
-            Flag("max-resets-per-second", _POSITIVE, "Stream resets by the client, on one connection.", "integer"),
-            Flag("max-control-frames-per-second", _POSITIVE, "PING, SETTINGS and the like, likewise.", "integer"),
-            Flag("max-pipelined-requests", _POSITIVE, "HTTP/1.1 requests waiting behind another.", "integer"),
-            Flag("idle-timeout-secs", _POSITIVE, "Life of a connection without requests.", "integer"),
-            Flag("receive-timeout-secs", _POSITIVE, "Wait for the rest of a request.", "integer"),
-            Flag("max-write-buffer-byte-size", _POSITIVE, "Answer bytes waiting for a slow client.", "integer"),
-            Flag("stream-window-byte-size", integer_from(65535, INT32_MAX), "HTTP/2 window of a stream.", "integer"),
-            Flag("max-frame-byte-size", integer_from(16384, 2**24 - 1), "One HTTP/2 frame.", "integer"),
-            Flag("max-stream-requests", _POSITIVE, "Unanswered requests of one ModelStreamInfer.", "integer"),
-            Flag(
-                "max-stream-buffer-byte-size",
-                _POSITIVE,
-                "Responses of one ModelStreamInfer that wait for a client that does not read; beyond, it ends.",
-                "integer",
-            ),
-            Flag(
-                "max-receiving-byte-size",
-                integer_from(1),
-                "All bodies that are being received at the time, over all ports. Default is 8589934592.",
-                "integer",
-            ),
-        ),
-    ),
-    FlagGroup(
-        "Sagemaker",
-        (
-            Flag("allow-sagemaker", read_bool, "Listen for SageMaker requests. Default is false.", "boolean"),
-            Flag("sagemaker-port", _PORT, "SageMaker port. Default is 8080.", "integer"),
-            Flag(
-                "sagemaker-safe-port-range",
-                read_port_range,
-                "The ports that other endpoints may use beside SageMaker's.",
-                "<integer>-<integer>",
-            ),
-            Flag("sagemaker-thread-count", read_int, "Threads for SageMaker requests.", "integer"),
-        ),
-    ),
-    FlagGroup(
-        "Vertex",
-        (
-            Flag(
-                "allow-vertex-ai",
-                read_bool,
-                "Listen for Vertex AI requests. Default is true where AIP_MODE is PREDICTION, else false.",
-                "boolean",
-            ),
-            Flag("vertex-ai-port", _PORT, "Vertex AI port. Default is AIP_HTTP_PORT, or 8080.", "integer"),
-            Flag("vertex-ai-thread-count", read_int, "Threads for Vertex AI requests.", "integer"),
-            Flag(
-                "vertex-ai-default-model",
-                read_string,
-                "The model that predicts; without it, the repository must hold exactly one.",
-            ),
-        ),
-    ),
+    *NETWORK_FLAGS,
     FlagGroup(
         "Metrics",
         (
             Flag("allow-metrics", read_bool, "Offer Prometheus metrics. Default is true.", "boolean"),
             Flag("metrics-address", read_string, "Address of the metrics port. Default is that of HTTP."),
-            Flag("metrics-port", _PORT, "Metrics port; 0 takes a free one. Default is 8002.", "integer"),
+            Flag("metrics-port", read_port, "Metrics port; 0 takes a free one. Default is 8002.", "integer"),
             Flag(
                 "reuse-metrics-port",
                 read_bool,
                 "Let several servers share the metrics port. Default is false. merrow's own.",
                 "boolean",
             ),
-            *_tls_flags("metrics", "the metrics port", " merrow's own."),
+            *tls_flags("metrics", "the metrics port", " merrow's own."),
             Flag(
                 "allow-gpu-metrics",
                 read_bool,
@@ -559,7 +333,7 @@ SERVE_FLAGS: tuple[FlagGroup, ...] = (
             ),
             Flag(
                 "max-shared-memory-regions",
-                _NOT_NEGATIVE,
+                read_not_negative,
                 "Regions that clients may register. Default is 1024. merrow's own.",
                 "integer",
             ),

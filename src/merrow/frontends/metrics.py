@@ -52,6 +52,7 @@ class MetricsFrontend:
         try:
             await asyncio.to_thread(self._page.refresh)
         except Exception:
+            # The driver's library: those who wait are answered all the same, without its figures.
             _LOG.exception("unexpected error while reading what the metrics tell")
         self._refreshing = None
         waiting, self._waiting = self._waiting, []
@@ -63,5 +64,6 @@ class MetricsFrontend:
             text = self._engine.metrics_text()
             exchange.respond(200, METRICS_HEADERS, (text.encode("utf-8", "surrogateescape"),))
         except Exception:
+            # The front door: whatever the defect is, the request is answered.
             _LOG.exception("unexpected error in the metrics")
             exchange.respond(500, _TEXT_HEADERS, (b'{"error":"unexpected error in the server; its log tells more"}',))

@@ -11,9 +11,7 @@ from typing import Final
 from merrow.core.tensor import Buffer
 from merrow.net.body import BodyBuffer, ReceiveBudget, no_memory_text
 from merrow.net.grpc_compression import MAX_INLINE_BYTE_SIZE
-
-INTERNAL: Final = 13
-RESOURCE_EXHAUSTED: Final = 8
+from merrow.net.grpc_status import INTERNAL, RESOURCE_EXHAUSTED
 
 PREFIX_BYTE_SIZE: Final = 5
 _PREFIX = struct.Struct(">BI")

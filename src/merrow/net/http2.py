@@ -15,7 +15,8 @@ from typing import Final
 from merrow.core.tensor import Buffer
 from merrow.net.body import BodyBuffer, BudgetShare, no_memory_text
 from merrow.net.exchange import Exchange, Header
-from merrow.net.grpc import Http2Link, StreamingCall, UnaryCall, is_grpc, plan_call
+from merrow.net.grpc import is_grpc, plan_call
+from merrow.net.grpc_call import Http2Link, StreamingCall, UnaryCall
 from merrow.net.receiver import DirectConnection, DirectReceiver
 from merrow.net.service import Service
 from merrow.net.status import JSON_HEADERS, error_body, has_no_body
@@ -48,6 +49,7 @@ class Http2Connection(DirectConnection):
         "_frame_header",
         "_is_view_direct",
         "_is_write_asked",
+        "_payload",
         "_shutdown_ns",
         "http2",
         "is_receiving",
@@ -58,6 +60,7 @@ class Http2Connection(DirectConnection):
         super().__init__(service)
         self.http2 = ServerConnection(self, service.limits, service.now_ns)
         self.sender = self.http2.sender
+        self._payload = self.http2.payload
         self.is_receiving = False
         self._is_write_asked = False
         # While a `DirectReceiver` stands in: what the event loop was given last, a body's place or this.
@@ -77,21 +80,21 @@ class Http2Connection(DirectConnection):
         self.is_receiving = False
         self.flush()
         if (
-            self.http2.is_in_payload
+            self._payload.is_open
             and self.service.receives_directly
-            and self.http2.direct_view(_DIRECT_BYTE_SIZE) is not None
+            and self._payload.direct_view(_DIRECT_BYTE_SIZE) is not None
         ):
             self.transport.set_protocol(DirectReceiver(self))
 
     def direct_view(self) -> memoryview:
-        view = self.http2.direct_view(1)
+        view = self._payload.direct_view(1)
         self._is_view_direct = view is not None
         # Between two frames, the next one's header alone: its payload may have a place.
         return memoryview(self._frame_header) if view is None else view
 
     def advance_direct(self, byte_size: int) -> None:
-        http2 = self.http2
-        stream = http2.payload_stream
+        http2, payload = self.http2, self._payload
+        stream = payload.stream
         self.is_receiving = True
         if self._is_view_direct:
             http2.advance_direct(byte_size, self.service.now_ns)
@@ -99,12 +102,12 @@ class Http2Connection(DirectConnection):
             http2.receive(bytes(self._frame_header[:byte_size]), self.service.now_ns)
         self.is_receiving = False
         self.flush()
-        if http2.is_in_payload:
-            is_direct = http2.direct_view(1 if self._is_view_direct else _DIRECT_BYTE_SIZE) is not None
+        if payload.is_open:
+            is_direct = payload.direct_view(1 if self._is_view_direct else _DIRECT_BYTE_SIZE) is not None
         else:
             # The message may go on in the next frame.
             is_direct = stream is not None and not stream.is_closed and stream.receiver.body_view() is not None
-        if not is_direct or not (http2.is_in_payload or http2.is_between_frames):
+        if not is_direct or not (payload.is_open or http2.is_between_frames):
             self.transport.set_protocol(self)
 
     def plan_request(self, head: RequestHead) -> RequestPlan:

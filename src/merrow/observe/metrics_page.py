@@ -1,14 +1,23 @@
-"""What `/metrics` shows, as of now: the counts of the models, and the figures of the machine, collected when asked."""
+"""What `/metrics` shows, as of now: the counts of the models, and the figures of the machine, collected when asked.
 
-from collections.abc import Callable, Sequence
+`render_metrics` is a pure function of the counts at one instant: the families of the models, then the server's, then
+those that models make for themselves. A family without a sample is left out.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from merrow.core.clock import Clock
 from merrow.observe.custom_metrics import CustomMetrics
+from merrow.observe.exposition import Family, render
 from merrow.observe.gpu_usage import GpuUsageCollector
 from merrow.observe.host_usage import HostUsageCollector
 from merrow.observe.loop_watch import LoopWatch
-from merrow.observe.metrics import KNOWN_FAMILIES, CacheUsage, ModelMetrics, ServerMetrics, render_metrics
+from merrow.observe.metrics import CacheUsage, ModelMetrics, ServerMetrics
+from merrow.observe.model_families import MODEL_FAMILIES, model_families
+from merrow.observe.server_families import SERVER_FAMILIES, server_families
 from merrow.settings import MetricsSettings
+
+KNOWN_FAMILIES: Mapping[str, str] = {family.name: family.type for family in (*MODEL_FAMILIES, *SERVER_FAMILIES)}
 
 
 class MetricsPage:
@@ -57,3 +66,43 @@ class MetricsPage:
         gpus, self._gpus = self._gpus, None
         if gpus is not None:
             gpus.close()
+
+
+def render_metrics(
+    models: Sequence[ModelMetrics],
+    server: ServerMetrics,
+    settings: MetricsSettings = MetricsSettings(),  # noqa: B008  # frozen
+    custom: Iterable[Family] = (),
+    now_ns: int = 0,
+) -> str:
+    """The whole exposition, ending in a newline.
+
+    Args:
+        models: loaded model versions, in the order they shall be listed in.
+        custom: families of models' own; a name of ours among them adds to ours.
+        now_ns: the recorders' time.
+    """
+    added = {family.name: family for family in custom}
+    return render(_families(models, server, settings, added, now_ns))
+
+
+def _families(
+    models: Sequence[ModelMetrics],
+    server: ServerMetrics,
+    settings: MetricsSettings,
+    added: dict[str, Family],
+    now_ns: int,
+) -> Iterator[Family]:
+    for family in model_families(models, settings, now_ns):
+        own = added.pop(family.name, None)
+        if own is not None:
+            family = family._replace(samples=[*own.samples, *family.samples])
+        if family.samples:
+            yield family
+    for family in server_families(server):
+        own = added.pop(family.name, None)
+        if own is not None:
+            family = family._replace(samples=[*family.samples, *own.samples])
+        if family.samples:
+            yield family
+    yield from added.values()

@@ -352,6 +352,7 @@ def _log_errors(function: Callable[..., None], *arguments: object) -> None:
     except OSError as error:
         _LOG.error("failed creating trace file: %s", error)
     except Exception:
+        # An output may be another project's (OpenTelemetry); what is not logged here, nobody would hear of.
         _LOG.exception("unexpected error while writing a trace")
 
 

@@ -179,7 +179,7 @@ def test_what_is_wrong_with_a_request_is_json(action):
 
 def test_unknown_models_are_not_found():
     scene = Scene()
-    scene.engine.models.clear()
+    scene.engine.by_name.clear()
     exchange = scene.ask(b"generate")
 
     assert (exchange.status, exchange.content_type) == (404, b"application/json")

@@ -226,11 +226,11 @@ def test_a_reloaded_model_gets_a_codec_of_its_own_and_the_old_one_is_dropped():
     inference = HttpInference(engine, AnswerTasks(), 1 << 20)
     frontend = HttpFrontend(inference.handlers())
     frontend.on_exchange(FakeExchange(b"POST", b"/v2/models/m/infer", BODY))
-    engine.models["m"] = FakeModel(CONFIG, version=2)
+    engine.by_name["m"] = FakeModel(CONFIG, version=2)
     frontend.on_exchange(FakeExchange(b"POST", b"/v2/models/m/infer", BODY))
 
     assert [request.model_version for request in engine.submitted] == [1, 2]
-    assert list(inference._codecs) == [engine.models["m"]]
+    assert list(inference._codecs) == [engine.by_name["m"]]
 
 
 def test_what_headers_say_is_kept_while_it_is_small_and_bounded():

@@ -225,16 +225,16 @@ def wire_with_place(byte_size):
 
 def test_the_rest_of_a_frame_may_be_written_into_its_place():
     wire, receiver = wire_with_place(100)
-    assert wire.connection.direct_view(1) is None
+    assert wire.connection.payload.direct_view(1) is None
     assert wire.connection.is_between_frames
 
     wire.receive(data_frame(1, b"a" * 50, end=True)[:19])
-    view = wire.connection.direct_view(10)
+    view = wire.connection.payload.direct_view(10)
     assert len(view) == 40
     view[:30] = b"b" * 30
     wire.connection.advance_direct(30, 5)
-    assert wire.connection.direct_view(11) is None
-    view = wire.connection.direct_view(10)
+    assert wire.connection.payload.direct_view(11) is None
+    view = wire.connection.payload.direct_view(10)
     view[:] = b"c" * 10
     wire.connection.advance_direct(10, 6)
 
@@ -249,10 +249,10 @@ def test_a_place_may_be_smaller_than_the_frame():
     wire, receiver = wire_with_place(20)
 
     wire.receive(data_frame(1, b"a" * 50)[:9])
-    assert len(wire.connection.direct_view(1)) == 20
+    assert len(wire.connection.payload.direct_view(1)) == 20
     wire.connection.advance_direct(20, 0)
     receiver.place = None
-    assert wire.connection.direct_view(1) is None
+    assert wire.connection.payload.direct_view(1) is None
     wire.receive(b"b" * 30 + wire.headers(1, [("a", "b")], end=True))
 
     assert wire.events[-1] == ("end", 1, b"b" * 30)
@@ -264,10 +264,10 @@ def test_padding_has_no_place():
     wire.receive(
         frame(frames.DATA, frames.FLAG_PADDED | frames.FLAG_END_STREAM, 1, b"\x03" + b"a" * 20 + bytes(3))[:10]
     )
-    assert len(wire.connection.direct_view(1)) == 20
+    assert len(wire.connection.payload.direct_view(1)) == 20
     wire.connection.advance_direct(20, 0)
     assert wire.events == [("request", 1, b"/x")]
-    assert wire.connection.direct_view(1) is None
+    assert wire.connection.payload.direct_view(1) is None
     wire.receive(bytes(3))
 
     assert wire.events[-1] == ("end", 1, b"")
@@ -279,7 +279,7 @@ def test_a_stream_that_is_reset_has_no_place():
 
     wire.connection.sender.reset_stream(wire.handler.streams[1], ErrorCode.CANCEL)
 
-    assert wire.connection.direct_view(1) is None
+    assert wire.connection.payload.direct_view(1) is None
 
 
 # Requests that are wrong

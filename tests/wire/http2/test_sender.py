@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from merrow.settings import ConnectionLimits
 from merrow.wire.http2 import frames
-from merrow.wire.http2.frames import ErrorCode, Setting
+from merrow.wire.http2.frames import ConnectionFault, ErrorCode, Setting
 from merrow.wire.http2.header_block import encode_fields, encode_status
 from merrow.wire.http2.sender import ReplyTemplate
 from tests.wire.http2.recording import GET, Wire, data_frame, frame
@@ -371,3 +371,54 @@ def test_whatever_happens_bytes_arrive_in_order_and_windows_hold(steps):
             received[stream_id] += payload
     assert received == expected
     assert set(wire.connection.streams) == {1, 3, 5} - ended
+
+
+# What the peer wants
+
+
+def test_settings_of_the_peer_hold_for_streams_that_are_open_and_for_new_ones():
+    wire = Wire()
+    stream = open_stream(wire)
+    sender = wire.connection.sender
+    sender.send_data(stream, [b"abcde"], 5)
+
+    sender.obey_settings([(Setting.INITIAL_WINDOW_SIZE, 100), (Setting.MAX_FRAME_SIZE, 20_000), (99, 1)])
+
+    assert (sender.peer_stream_window, sender.max_frame_byte_size) == (100, 20_000)
+    assert stream.send_window == 95
+    assert open_stream(wire, 3).send_window == 100
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code", "text"),
+    [
+        (
+            Setting.INITIAL_WINDOW_SIZE,
+            2**31,
+            ErrorCode.FLOW_CONTROL_ERROR,
+            "SETTINGS_INITIAL_WINDOW_SIZE of 2147483648",
+        ),
+        (Setting.MAX_FRAME_SIZE, 16383, ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE of 16383"),
+        (Setting.MAX_FRAME_SIZE, 2**24, ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE of 16777216"),
+        (Setting.ENABLE_PUSH, 2, ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH of 2"),
+    ],
+)
+def test_settings_that_are_not_allowed(setting, value, code, text):
+    with pytest.raises(ConnectionFault) as raised:
+        Wire().connection.sender.obey_settings([(setting, value)])
+
+    assert (raised.value.code, raised.value.text) == (code, text)
+
+
+def test_a_setting_may_not_overflow_the_window_of_a_stream():
+    wire = Wire()
+    open_stream(wire)
+    wire.receive(window_update(1, 2**31 - 65536))
+
+    with pytest.raises(ConnectionFault) as raised:
+        wire.connection.sender.obey_settings([(Setting.INITIAL_WINDOW_SIZE, 70_000)])
+
+    assert (raised.value.code, raised.value.text) == (
+        ErrorCode.FLOW_CONTROL_ERROR,
+        "window of a stream over 2^31-1",
+    )

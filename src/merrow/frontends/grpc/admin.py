@@ -128,6 +128,7 @@ async def _reply_when_done(call: GrpcCall, operation: Coroutine[Any, Any, bytes 
     except ServerError as error:
         finish_with_error(call, error)
     except Exception:
+        # The front door: whatever the defect is, the call is answered.
         _LOG.exception("unexpected error in %r", call.path)
         finish_unexpected(call)
     else:

@@ -111,5 +111,6 @@ class _InferSink:
         except ServerError as error:
             finish_with_error(call, error)
         except Exception:
+            # The front door: whatever the defect is, the call is answered, and the model goes on.
             _LOG.exception("unexpected error in a response of model '%s'", response.model_name)
             finish_unexpected(call)

@@ -153,6 +153,7 @@ class GrpcFrontend:
         except ServerError as error:
             finish_with_error(call, error)
         except Exception:
+            # The front door: whatever the defect is, the call is answered.
             _LOG.exception("unexpected error in %r", call.path)
             finish_unexpected(call)
 

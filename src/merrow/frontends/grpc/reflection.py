@@ -29,6 +29,7 @@ class ReflectionStream:
         except ServerError as error:
             finish_with_error(self._call, error)
         except Exception:
+            # The front door: whatever the defect is, it ends this call and nothing else.
             _LOG.exception("unexpected error in reflection")
             finish_unexpected(self._call)
 

@@ -83,6 +83,7 @@ class InferStream:
             if not self._has_ended:
                 self._on_request(message)
         except Exception:
+            # The front door: whatever the defect is, it ends this call and nothing else.
             _LOG.exception("unexpected error in a stream")
             self._end()
             finish_unexpected(self._call)
@@ -148,6 +149,7 @@ class InferStream:
             else:
                 self._add(sink, _encode(sink, response), response.is_final)
         except Exception:
+            # The front door: whatever the defect is, it ends this call, and the model goes on.
             _LOG.exception("unexpected error in a response of model '%s'", response.model_name)
             self._end()
             finish_unexpected(self._call)

@@ -56,6 +56,7 @@ class HttpFrontend:
                 except ServerError as error:
                     respond_error(exchange, error, route.error_headers)
         except Exception:
+            # The front door: whatever the defect is, the request is answered.
             _LOG.exception("unexpected error in the answer to %r", exchange.target)
             respond_unexpected(exchange)
 

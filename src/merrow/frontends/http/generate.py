@@ -191,6 +191,7 @@ class _Answer:
             except ServerError as encode_error_:
                 error = encode_error_
             except Exception:
+                # The front door: whatever the defect is, the request is answered, and the model goes on.
                 _LOG.exception("unexpected error in a response of model '%s'", response.model_name)
                 return self._fail(UNEXPECTED_TEXT)
         return self._fail(error.message)

@@ -309,6 +309,7 @@ class _InferSink:
         except ServerError as error:
             respond_error(exchange, error, TEXT_HEADERS)
         except Exception:
+            # The front door: whatever the defect is, the request is answered, and the model goes on.
             _LOG.exception("unexpected error in a response of model '%s'", response.model_name)
             respond_unexpected(exchange)
 

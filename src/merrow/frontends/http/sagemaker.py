@@ -96,6 +96,7 @@ class SageMakerFrontend:
             else:
                 self._serve_models(exchange, path)
         except Exception:
+            # The front door: whatever the defect is, the request is answered.
             _LOG.exception("unexpected error in the answer to %r", exchange.target)
             respond_unexpected(exchange)
 

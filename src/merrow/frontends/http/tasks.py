@@ -37,5 +37,6 @@ async def _run(exchange: Exchange, answer: Coroutine[Any, Any, None], error_head
         except ServerError as error:
             respond_error(exchange, error, error_headers)
     except Exception:
+        # The front door: whatever the defect is, the request is answered.
         _LOG.exception("unexpected error in the answer to %r", exchange.target)
         respond_unexpected(exchange)

@@ -80,6 +80,7 @@ class VertexAiFrontend:
                 else:
                     self._redirect(exchange, b"/" + redirect)
         except Exception:
+            # The front door: whatever the defect is, the request is answered.
             _LOG.exception("unexpected error in the answer to %r", exchange.target)
             respond_unexpected(exchange)
 

@@ -21,6 +21,7 @@ from merrow.settings import ConnectionLimits
 from merrow.wire.http2 import frames
 from merrow.wire.http2.frames import ConnectionFault, ErrorCode, Setting
 from merrow.wire.http2.keepalive import PING, Keepalive, KeepaliveAction
+from merrow.wire.http2.payload import Payload
 from merrow.wire.http2.rate_limit import ControlFrameLimit, RateLimit
 from merrow.wire.http2.request_head import HeadDecoder
 from merrow.wire.http2.sender import Sender
@@ -57,8 +58,7 @@ class ServerConnection:
     """One connection; see the module.
 
     `is_closed`: nothing is received any more. `is_draining`: the peer knows that no more streams are accepted.
-    `is_ending`: one of the two. `is_in_payload`: inside a DATA frame, or one to skip, of `payload_stream` (None for
-    nobody's).
+    `is_ending`: one of the two. `payload`: of the DATA frame, or the one to skip, that has begun and not ended.
     """
 
     __slots__ = (
@@ -78,9 +78,6 @@ class ServerConnection:
         "_max_header_byte_size",
         "_max_streams",
         "_opened",
-        "_padding_remaining",
-        "_payload_ends_stream",
-        "_payload_remaining",
         "_preface_remaining",
         "_resets",
         "_rest",
@@ -89,10 +86,9 @@ class ServerConnection:
         "is_closed",
         "is_draining",
         "is_ending",
-        "is_in_payload",
         "keepalive",
         "last_received_ns",
-        "payload_stream",
+        "payload",
         "sender",
         "streams",
     )
@@ -130,12 +126,7 @@ class ServerConnection:
         self._opened: Stream | None = None
         # DATA that the peer may still send before the next WINDOW_UPDATE.
         self._credit = self._window
-        # Inside a DATA frame, or one to skip: whose it is, and what is still to come.
-        self.is_in_payload = False
-        self.payload_stream: Stream | None = None
-        self._payload_remaining = 0
-        self._padding_remaining = 0
-        self._payload_ends_stream = False
+        self.payload = Payload()
         # Inside a header block: whose (0: outside), and the pieces so far.
         self._block_stream_id = 0
         self._block_ends_stream = False
@@ -157,12 +148,12 @@ class ServerConnection:
     @property
     def is_between_frames(self) -> bool:
         """Whether nothing of the next frame has been received."""
-        return not self._rest and not self.is_in_payload
+        return not self._rest and not self.payload.is_open
 
     @property
     def is_in_frame(self) -> bool:
         """Whether the preface, a frame or a header block has begun and not ended."""
-        return bool(self._rest or self.is_in_payload or self._block_stream_id or not self._has_settings)
+        return bool(self._rest or self.payload.is_open or self._block_stream_id or not self._has_settings)
 
     def receive(self, data: bytes, now_ns: int) -> None:
         """Take bytes from the peer, cut anywhere. A no-op once the connection is closed."""
@@ -181,12 +172,13 @@ class ServerConnection:
     def _receive_frames(self, data: bytes) -> int:
         """Handle what is complete; returns the position of what is not."""
         position, end = 0, len(data)
+        open_payload = self.payload
         if self._preface_remaining:
             position = self._receive_preface(data)
         while not self.is_closed:
-            if self.is_in_payload:
-                position = self._receive_payload(data, position, end)
-                if self.is_in_payload:
+            if open_payload.is_open:
+                position = open_payload.receive(data, position, end)
+                if open_payload.is_open:
                     break
                 continue
             payload = position + 9
@@ -232,7 +224,7 @@ class ServerConnection:
                 if kind not in _FRAMES:
                     position = payload
                     self._count_control_frame()
-                    self._skip_payload(length)
+                    open_payload.begin(None, length)
                     continue
                 min_byte_size, max_byte_size, receive_frame = _FRAMES[kind]
                 if not min_byte_size <= length <= max_byte_size:
@@ -314,11 +306,13 @@ class ServerConnection:
                 stream = None
             elif not ends_stream and stream.receive_credit << 1 < self._stream_window:
                 self._restore_stream_credit(stream)
-        self.is_in_payload = True
-        self.payload_stream = stream
-        self._payload_remaining = byte_size
-        self._padding_remaining = max(padding - 1, 0)
-        self._payload_ends_stream = ends_stream
+        # As `Payload.begin`; a call less for each frame.
+        payload = self.payload
+        payload.is_open = True
+        payload.stream = stream
+        payload.remaining = byte_size
+        payload.padding_remaining = max(padding - 1, 0)
+        payload.ends_stream = ends_stream
 
     def _data_error(self, stream: Stream, ends_stream: bool, length: int, byte_size: int) -> ErrorCode | None:
         """Account for a DATA frame on an open stream; returns what is wrong with it."""
@@ -334,55 +328,16 @@ class ServerConnection:
                 return ErrorCode.PROTOCOL_ERROR
         return None
 
-    def _skip_payload(self, length: int) -> None:
-        self.is_in_payload = True
-        self.payload_stream = None
-        self._payload_remaining = length
-        self._padding_remaining = 0
-        self._payload_ends_stream = False
-
-    def _receive_payload(self, data: bytes, position: int, end: int) -> int:
-        """Hand on what there is of the current frame; returns the position after it."""
-        stream = self.payload_stream
-        remaining = self._payload_remaining
-        if remaining:
-            piece_end = min(position + remaining, end)
-            self._payload_remaining = remaining - (piece_end - position)
-            if piece_end > position and stream is not None and not stream.is_closed:
-                stream.receiver.on_data(data[position:piece_end])
-            position = piece_end
-        if self._payload_remaining == 0:
-            skipped = min(self._padding_remaining, end - position)
-            self._padding_remaining -= skipped
-            position += skipped
-            if self._padding_remaining == 0:
-                self.is_in_payload = False
-                self.payload_stream = None
-                if self._payload_ends_stream and stream is not None and not stream.is_closed:
-                    stream.is_remote_closed = True
-                    stream.receiver.on_end()
-        return position
-
-    def direct_view(self, min_byte_size: int) -> memoryview | None:
-        """Where the rest of the current DATA frame may be written to, instead of being given to `receive`.
-
-        None unless at least `min_byte_size` bytes are to come, and the receiver of the stream knows their place.
-        """
-        stream = self.payload_stream
-        if self._payload_remaining < min_byte_size or stream is None or stream.is_closed:
-            return None
-        view = stream.receiver.body_view()
-        return None if view is None else view[: self._payload_remaining]
-
     def advance_direct(self, byte_size: int, now_ns: int) -> None:
-        """So many bytes have been written to `direct_view`."""
-        stream = self.payload_stream
+        """So many bytes have been written to the `direct_view` of the payload, instead of being given to `receive`."""
+        payload = self.payload
+        stream = payload.stream
         assert stream is not None
         self.last_received_ns = stream.received_ns = now_ns
-        self._payload_remaining -= byte_size
+        payload.remaining -= byte_size
         stream.receiver.advance_body(byte_size)
-        if self._payload_remaining == 0:
-            self._receive_payload(b"", 0, 0)
+        if payload.remaining == 0:
+            payload.receive(b"", 0, 0)
 
     def _restore_credit(self) -> None:
         self._send(frames.encode_window_update(0, self._window - self._credit))
@@ -528,27 +483,9 @@ class ServerConnection:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
             return
         self._has_settings = True
-        for setting, value in frames.decode_settings(payload):
-            if setting == Setting.INITIAL_WINDOW_SIZE:
-                self._change_peer_stream_window(value)
-            elif setting == Setting.MAX_FRAME_SIZE:
-                if not frames.DEFAULT_MAX_FRAME_BYTE_SIZE <= value <= frames.MAX_MAX_FRAME_BYTE_SIZE:
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}")
-                self.sender.max_frame_byte_size = value
-            elif setting == Setting.ENABLE_PUSH and value > 1:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH of {value}")
+        self.sender.obey_settings(frames.decode_settings(payload))
         self._send(frames.SETTINGS_ACK)
         self.sender.pump()
-
-    def _change_peer_stream_window(self, value: int) -> None:
-        if value > frames.MAX_WINDOW_BYTE_SIZE:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}")
-        change = value - self.sender.peer_stream_window
-        self.sender.peer_stream_window = value
-        for stream in self.streams.values():
-            stream.send_window += change
-            if stream.send_window > frames.MAX_WINDOW_BYTE_SIZE:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "window of a stream over 2^31-1")
 
     def _receive_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -663,7 +600,7 @@ class ServerConnection:
         self.sender.check_invariants()
         assert len(self.streams) <= self._max_streams
         assert 0 <= self._credit <= self._window
-        assert not self._rest or not self.is_in_payload
+        assert not self._rest or not self.payload.is_open
         for stream in self.streams.values():
             assert stream.is_remote_closed or stream.receive_credit >= 0
 

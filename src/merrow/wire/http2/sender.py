@@ -11,12 +11,12 @@ Source: RFC 9113, sections 5.1, 5.2 and 6.9.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from merrow.core.tensor import Buffer
 from merrow.wire.http2 import frames
-from merrow.wire.http2.frames import ErrorCode
+from merrow.wire.http2.frames import ConnectionFault, ErrorCode, Setting
 from merrow.wire.http2.stream import Stream
 
 _DATA: Final = frames.DATA
@@ -303,6 +303,34 @@ class Sender:
             self._end_stream(stream)
         elif stream.end_block is not None:
             self.send_headers(stream, stream.end_block, ends_stream=True)
+
+    # What the peer wants
+
+    def obey_settings(self, settings: Iterable[tuple[int, int]]) -> None:
+        """Take over what the peer's SETTINGS say about how it is sent to; `pump` is to be called then.
+
+        Raises:
+            ConnectionFault: a value is not allowed, or overflows the window of a stream.
+        """
+        for setting, value in settings:
+            if setting == Setting.INITIAL_WINDOW_SIZE:
+                self._change_peer_stream_window(value)
+            elif setting == Setting.MAX_FRAME_SIZE:
+                if not frames.DEFAULT_MAX_FRAME_BYTE_SIZE <= value <= frames.MAX_MAX_FRAME_BYTE_SIZE:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}")
+                self.max_frame_byte_size = value
+            elif setting == Setting.ENABLE_PUSH and value > 1:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH of {value}")
+
+    def _change_peer_stream_window(self, value: int) -> None:
+        if value > frames.MAX_WINDOW_BYTE_SIZE:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}")
+        change = value - self.peer_stream_window
+        self.peer_stream_window = value
+        for stream in self.streams.values():
+            stream.send_window += change
+            if stream.send_window > frames.MAX_WINDOW_BYTE_SIZE:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "window of a stream over 2^31-1")
 
     def check_invariants(self) -> None:
         """For tests: what is said at the top of this module."""
