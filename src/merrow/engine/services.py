@@ -280,6 +280,7 @@ class ModelServices:
         except ServerError as error:
             answer = error
         except Exception as error:
+            # This is the front door of models: whatever happens, who asked gets an answer, and only one.
             _LOG.exception("what instance '%s' asked for failed", caller.instance_name)
             answer = InternalError(f"{type(error).__name__}: {error}")
         finally:

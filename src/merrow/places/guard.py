@@ -1,8 +1,8 @@
-"""The call into a model: whatever it raises becomes the failure of its batch, never of the server."""
+"""The call into a model: whatever it raises becomes the failure of its batch or question, never of the server."""
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from merrow.backends.base import Execution, Instance
 from merrow.core.errors import InternalError, ServerError
@@ -28,3 +28,14 @@ def execute_guarded(instance: Instance, instance_name: str, requests: Sequence[R
         failure = InternalError(f"{type(error).__name__}: {error}")
     end_ns = time.monotonic_ns()
     return Execution([failure] * len(requests), start_ns, start_ns, end_ns, end_ns)
+
+
+def ask_guarded(is_ready: Callable[[], bool]) -> bool | ServerError:
+    """What an instance says of its readiness, or why it cannot say."""
+    try:
+        return is_ready()
+    except ServerError as error:
+        return error
+    except Exception as error:
+        _LOG.exception("the check of an instance's readiness failed")
+        return InternalError(f"{type(error).__name__}: {error}")

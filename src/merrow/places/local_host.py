@@ -15,6 +15,7 @@ from merrow.core.errors import InternalError, ServerError
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.places.base import Caller, ModelCall, ServerServices
+from merrow.places.loop_calls import call_on_loop
 from merrow.places.stream_window import StreamWindow
 
 _CANNOT_WAIT = (
@@ -103,7 +104,7 @@ class LocalHost:
 
     def drop(self, question: DropMetric | DropMetricFamily) -> None:
         # Always later: this may be a destructor, in the middle of anything.
-        self._call_soon(lambda: self._services.ask(self.caller, question, _ignore))
+        call_on_loop(self._loop, lambda: self._services.ask(self.caller, question, _ignore))
 
     # What the owner reports, on the loop's thread.
 
@@ -182,16 +183,9 @@ class LocalHost:
 
     def _on_loop(self, callback: Callable[[], object]) -> None:
         if self.can_wait():
-            self._call_soon(callback)
+            call_on_loop(self._loop, callback)
         else:
             callback()
-
-    def _call_soon(self, callback: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            # The loop is closed: the server has ended.
-            pass
 
 
 class _LocalCall:

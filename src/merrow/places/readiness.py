@@ -4,7 +4,9 @@ import asyncio
 import threading
 
 from merrow.backends.base import Instance
-from merrow.core.errors import InternalError, ServerError
+from merrow.core.errors import ServerError
+from merrow.places.guard import ask_guarded
+from merrow.places.loop_calls import call_on_loop
 
 
 class ReadinessCheck:
@@ -30,18 +32,7 @@ class ReadinessCheck:
         return await asyncio.wait_for(asyncio.shield(self._running), timeout_seconds)
 
     def _check(self, loop: asyncio.AbstractEventLoop) -> None:
-        result: bool | ServerError
-        try:
-            result = self._instance.is_ready()
-        except ServerError as error:
-            result = error
-        except Exception as error:
-            result = InternalError(f"{type(error).__name__}: {error}")
-        try:
-            loop.call_soon_threadsafe(self._finish, result)
-        except RuntimeError:
-            # The loop is closed: the server has ended.
-            pass
+        call_on_loop(loop, self._finish, ask_guarded(self._instance.is_ready))
 
     def _finish(self, result: bool | ServerError) -> None:
         running, self._running = self._running, None

@@ -33,6 +33,13 @@ from merrow.core.model_config import ModelConfig, ModelInput
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
+from merrow.places.process.channel import frame
+from merrow.places.process.service_client import ServiceClient
+
+# Which of a process's sockets.
+DATA = 0
+CONTROL = 1
+SERVICES = 2
 
 
 def backend_of(name: str) -> Backend:
@@ -52,6 +59,8 @@ class FakeBackend(Backend):
             raise UnavailableError("not today")
         if context.name == "dies":
             os._exit(3)
+        if context.name == "completes wrongly":
+            return "a text"  # type: ignore[return-value]
         return ModelConfig(name=context.name, max_batch_size=8, input=(ModelInput("IN", "TYPE_FP32", dims=(-1,)),))
 
     def create_instance(self, context: ModelContext, instance: InstanceDescription, host: InstanceHost) -> Instance:
@@ -61,6 +70,9 @@ class FakeBackend(Backend):
             raise ZeroDivisionError("by nothing")
         if context.name == "dies":
             os._exit(3)
+        if context.name == "says nonsense while it loads":
+            os.write(_sockets(host)[CONTROL], frame(99))
+            time.sleep(60)
         if context.name == "asks while it loads":
             assert host.ask(IsModelReady("other")) is True
         if context.name == "dies_later":
@@ -104,6 +116,8 @@ class FakeInstance(Instance):
             Path(self._context.version_directory, "finalized").touch()
         if self._context.name == "never_ends":
             time.sleep(60)
+        if self._context.name == "cannot be closed":
+            raise ValueError("still here")
 
     def _answer(self, request: Request) -> Outcome:
         do = (request.parameters or {}).get("do", "echo")
@@ -226,6 +240,10 @@ class FakeInstance(Instance):
             return _text_response("")
         if do == "start a process":
             return _text_response(str(subprocess.Popen(["sleep", "60"]).pid))
+        if do == "hand on the sockets":
+            # A process that outlives this one, and has what joins it to the server.
+            sockets = _sockets(self._host)
+            return _text_response(str(subprocess.Popen(["sleep", "60"], pass_fds=sockets, start_new_session=True).pid))
         if do == "fork":
             # A process that holds everything that this one holds, the sockets too.
             child = os.fork()
@@ -233,8 +251,12 @@ class FakeInstance(Instance):
                 time.sleep(60)
                 os._exit(0)
             return _text_response(str(child))
+        if do == "say":
+            socket = _sockets(self._host)[int(request.parameters["socket"])]
+            os.write(socket, bytes.fromhex(str(request.parameters["bytes"])))
+            return _text_response("")
         if do == "flood":
-            for descriptor in _sockets():
+            for descriptor in _sockets(self._host):
                 os.write(descriptor, b"\xff" * 64)
             return _text_response("")
         raise AssertionError(do)
@@ -285,10 +307,16 @@ def _text_response(text: str) -> Response:
     return Response("", 0, outputs=[Tensor.from_numpy("TEXT", np.array([text.encode()], dtype=np.object_))])
 
 
-def _sockets() -> list[int]:
-    """Those that join this process to the server."""
-    return [
+def _sockets(host: InstanceHost) -> tuple[int, int, int]:
+    """Those that join this process to the server, by `DATA`, `CONTROL` and `SERVICES`."""
+    assert isinstance(host, ServiceClient)
+    services = host._socket.connection.fileno()
+    # The system gives the lowest number that is free.
+    data, control = sorted(
         int(name)
         for name in os.listdir("/proc/self/fd")
-        if os.path.exists(f"/proc/self/fd/{name}") and os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
-    ]
+        if os.path.exists(f"/proc/self/fd/{name}")
+        and os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+        and int(name) != services
+    )
+    return data, control, services

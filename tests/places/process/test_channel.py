@@ -6,13 +6,16 @@ from merrow.core.errors import UnavailableError
 from merrow.places.process.channel import (
     FREE,
     HEADER_SIZE,
+    MALFORMED,
     ProtocolError,
     decode_blocks,
     decode_failure,
     decode_log,
+    decode_parameters,
     encode_blocks,
     encode_failure,
     encode_log,
+    encode_parameters,
     frame,
     split_frames,
     whole_size,
@@ -66,3 +69,28 @@ def test_the_size_of_a_message_is_known_once_its_header_is():
     message = frame(FREE, 1, bytes(100))
 
     assert [whole_size(message[:size]) for size in (0, HEADER_SIZE - 1, HEADER_SIZE, 50)] == [0, 0, 120, 120]
+
+
+def test_the_bytes_of_parameters():
+    assert encode_parameters({"a": 7, "b": True}) == (
+        b"\x02\0\0\0" b"i" b"\x01\0\0\0a" b"\x01\0\0\0" b"7" b"b" b"\x01\0\0\0b" b"\x01\0\0\0" b"1"
+    )  # fmt: skip
+
+
+def test_parameters_keep_their_types_and_values():
+    parameters = {"b": True, "c": False, "i": -(2**70), "f": 0.1, "g": float("inf"), "s": "é", "": ""}
+    encoded = encode_parameters(parameters)
+    decoded, position = decode_parameters(encoded + b"more", 0, len(encoded))
+
+    assert decoded == parameters
+    assert [type(value) for value in decoded.values()] == [bool, bool, int, float, float, str, str]
+    assert position == len(encoded)
+
+
+def test_parameters_cut_anywhere_or_of_no_known_type_are_refused():
+    encoded = encode_parameters({"name": 1.5})
+    for size in range(len(encoded)):
+        with pytest.raises(MALFORMED):
+            decode_parameters(encoded[:size], 0, size)
+    with pytest.raises(ProtocolError, match="a parameter of type b'x'"):
+        decode_parameters(encoded.replace(b"f", b"x", 1), 0, len(encoded))

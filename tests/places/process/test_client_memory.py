@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merrow.backends.base import Execution
 from merrow.core.region import RegionTensor
 from merrow.core.request import Request
-from merrow.core.response import Response
 from merrow.core.tensor import Tensor
-from merrow.places.process.batches import AnswerCodec, RemoteSlice
-from merrow.places.process.channel import HEADER_SIZE, ProtocolError
 from tests.places.process.place_harness import Sink, outputs_of, running_instance, running_place
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"), pytest.mark.slow]
@@ -221,49 +217,3 @@ def test_a_new_process_is_given_the_file_again(memory: Path):
         np.testing.assert_array_equal(outputs_of(outcome)["A"], np.arange(COUNT))
 
     run(test)
-
-
-class TestAnswersThatMakeNoSense:
-    """A process that says that an output lies where nobody wants it is no longer trusted."""
-
-    def answer(self, region: Slice) -> bytes:
-        output = region_input("A", region)
-        execution = Execution([Response("m", 1, outputs=[output])], 0, 0, 0, 0)
-        message, _ = AnswerCodec("m", 1).encode(1, execution, place_nowhere)
-        return message
-
-    def decode(self, message: bytes, request: Request) -> Execution:
-        return AnswerCodec("m", 1).decode(message, HEADER_SIZE, len(message), [request], open_nothing)
-
-    def test_where_it_is_wanted(self):
-        wanted = RemoteSlice(7, 4096, 20_000)
-
-        (response,) = self.decode(self.answer(RemoteSlice(7, 4096, 10_000)), echo(A=wanted)).outcomes
-
-        assert response.outputs[0].source is wanted
-        assert response.outputs[0].byte_size == 10_000
-
-    @pytest.mark.parametrize(
-        ("said", "text"),
-        [
-            (RemoteSlice(8, 4096, 10_000), "output 'A' is not wanted in file 8"),
-            (RemoteSlice(7, 0, 10_000), "output 'A' is not wanted in file 7"),
-            (RemoteSlice(7, 4096, 20_001), "output 'A' does not fit where it is said to be"),
-        ],
-    )
-    def test_where_it_is_not(self, said, text):
-        with pytest.raises(ProtocolError, match=f"^{text}$"):
-            self.decode(self.answer(said), echo(A=RemoteSlice(7, 4096, 20_000)))
-
-    @pytest.mark.parametrize("regions", [{}, {"B": RemoteSlice(7, 4096, 20_000)}])
-    def test_where_nothing_is_wanted(self, regions):
-        with pytest.raises(ProtocolError, match=r"^output 'A' is not wanted in file 7$"):
-            self.decode(self.answer(RemoteSlice(7, 4096, 10_000)), echo(**regions))
-
-
-def place_nowhere(data: object) -> tuple[int, int, int]:
-    raise AssertionError("nothing else is placed")
-
-
-def open_nothing(location: int, segment: int, offset: int, byte_size: int) -> memoryview:
-    raise AssertionError("nothing else is opened")

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,23 +10,9 @@ from merrow.places.process.fork_client import ForkClient, describe_exit
 from merrow.places.process.fork_server import UNKNOWN_STATUS
 from merrow.places.process.system import is_available
 from merrow.settings import ProcessSettings
-from tests.places.process.place_harness import FAKE_BACKENDS
+from tests.places.process.place_harness import FAKE_BACKENDS, is_alive, wait_until
 
 pytestmark = [pytest.mark.skipif(not is_available(), reason="needs fork and Unix sockets"), pytest.mark.slow]
-
-
-def is_alive(process_id):
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from merrow.backends.base import Deferral
 from merrow.core.errors import InternalError
-from merrow.core.model_config import ModelInput
+from merrow.core.model_config import ModelInput, ModelTransactionPolicy
 from merrow.places.process.host import ProcessPlace
 from tests.backends.python.model_files import CONFIG, make_context, write_model
 from tests.places.process.place_harness import SETTINGS, Reports, make_request, outputs_of, start
@@ -204,3 +205,51 @@ def test_a_decoupled_model_answers_from_a_thread(place, tmp_path, size):
         await instance.close()
 
     asyncio.run(main())
+
+
+UNSENDABLE = """
+import triton_python_backend_utils as pb_utils
+
+# Python refuses to write a number of so many digits.
+RESPONSE = pb_utils.InferenceResponse([], parameters={"n": 10**5000})
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                sender.send(RESPONSE, FLAGS)
+            except pb_utils.TritonModelException as error:
+                pb_utils.Logger.log_info(f"the model was told: {error}")
+            del sender
+"""
+
+
+@pytest.mark.parametrize(("is_decoupled", "flags"), [(True, 1), (False, 1), (False, 0)])
+def test_a_last_response_that_cannot_be_sent_ends_its_request_with_an_error(
+    place, tmp_path, caplog, is_decoupled, flags
+):
+    config = replace(CONFIG, model_transaction_policy=ModelTransactionPolicy(decoupled=is_decoupled))
+    write_model(tmp_path, UNSENDABLE.replace("FLAGS", str(flags)))
+
+    async def main():
+        reports = Reports()
+        instance = await start(place, reports, make_context(tmp_path, config), backend="python")
+        # The second: what ends the first is there for it, too.
+        for _ in range(2):
+            request = make_request()
+            assert (await reports.execute(instance, request)).outcomes == [Deferral.DEFERRED]
+            (end,) = await reports.wait_for_end(request)
+            # The rest is Python's, and differs from one to another.
+            assert end.error.message.startswith(
+                "Failed to process the request(s) for model 'm_0_0', message: An error occurred while sending a "
+                "response: ValueError: Exceeds the limit (4300"
+            )
+            del request
+        await instance.close()
+
+    with caplog.at_level("INFO", "merrow"):
+        asyncio.run(main())
+    was_told = "the model was told: An error occurred while sending a response." in caplog.text
+    assert was_told == bool(flags)

@@ -10,8 +10,8 @@ from merrow.backends.base import DropMetric, IsModelReady, LoadModel, ReadMetric
 from merrow.core.errors import InternalError, NotFoundError
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
-from merrow.places.process.batches import INLINE_LIMIT
 from merrow.places.process.host import ProcessPlace
+from merrow.places.process.sections import INLINE_LIMIT
 from tests.places.process.place_harness import (
     FAKE_BACKENDS,
     SETTINGS,

@@ -9,9 +9,9 @@ import pytest
 
 from merrow.backends.base import Deferral, Execution
 from merrow.core.errors import CancelledError, InternalError
-from merrow.places.process.batches import INLINE_LIMIT
 from merrow.places.process.channel import CANCELLATION_SLOTS
 from merrow.places.process.host import ProcessPlace
+from merrow.places.process.sections import INLINE_LIMIT
 from tests.places.process.place_harness import (
     FAKE_BACKENDS,
     SETTINGS,

@@ -129,6 +129,7 @@ def describe_exception(error: BaseException) -> str:
     try:
         message = str(error) or "<EMPTY MESSAGE>"
     except Exception:
+        # Its `__str__` is the model's own: a call into a model, of which Triton tells no more.
         message = "<MESSAGE UNAVAILABLE DUE TO EXCEPTION>"
     text = f"{type(error).__name__}: {message}"
     here: FrameType = sys._getframe(1)

@@ -20,6 +20,8 @@ from merrow.core.response import Response
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
+_NOT_SENT = "An error occurred while sending a response."
+
 _SIGNATURE = (
     f"(self: {C_MODULE}.InferenceResponseSender, response: {C_MODULE}.InferenceResponse = None, flags: int = 0) -> None"
 )
@@ -86,9 +88,9 @@ class Answering:
             encoded.is_final = is_final
             # Under the lock, so that what two threads send keeps its order.
             try:
-                runtime.host.send(self._request, encoded)
+                _send(runtime, self._request, encoded)
             except ServerError as error:
-                raise TritonModelException("An error occurred while sending a response.") from error
+                raise TritonModelException(_NOT_SENT) from error
 
     def watch(self) -> None:
         """The batch is over and the request is not."""
@@ -117,7 +119,11 @@ class Answering:
 
         def end() -> None:
             if held is not None:
-                runtime.host.send(request, held)
+                try:
+                    _send(runtime, request, held)
+                except ServerError:
+                    # The request has ended with the reason, and the model has gone on.
+                    pass
             elif runtime.is_decoupled:
                 _send_failure(
                     runtime, request, "The model dropped the response sender of a request without the final flag."
@@ -130,6 +136,20 @@ class Answering:
                 )
 
         runtime.abandon(id(self), end)
+
+
+def _send(runtime: ModelRuntime, request: Request, response: Response) -> None:
+    """Send a response. If it is the last, the request ends whatever happens.
+
+    Raises:
+        ServerError: it cannot be sent: it fits no message, there is no memory for it, or the server is gone.
+    """
+    try:
+        runtime.host.send(request, response)
+    except ServerError as error:
+        if response.is_final:
+            _send_failure(runtime, request, f"{_NOT_SENT.removesuffix('.')}: {error.message}")
+        raise
 
 
 def _send_failure(runtime: ModelRuntime, request: Request, message: str) -> None:

@@ -6,7 +6,7 @@ shared memory. The *services* socket carries what may come while a batch is bein
 responses of deferred requests, calls of other models and their responses, questions; it has shared memory of its own.
 
 Every message is a header, `length kind flags count number`, and a body; lengths are multiples of 8, so that a tensor's
-data is aligned wherever its message lies in what was read. `batches` has the bodies of batches and answers.
+data is aligned wherever its message lies in what was read. `batches` and `answers` have the bodies of theirs.
 
 Whatever was received is checked before it is used: a length or count that points outside its message, a block outside
 its segment, an unknown kind or code is a `ProtocolError`, upon which the process is no longer trusted.
@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 
 from merrow.core.errors import ServerError, error_of_code
+from merrow.core.request import ParameterValue
 from merrow.core.tensor import Buffer
 
 # Data socket, to the child.
@@ -85,6 +86,7 @@ HEADER_SIZE = HEADER.size
 
 _BLOCK = struct.Struct("<QQ")
 _CODE = struct.Struct("<I")
+_COUNT = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
 _LOG_RECORD = struct.Struct("<III")
 
@@ -167,6 +169,44 @@ def decode_failure(chunk: bytes, position: int, end: int) -> ServerError:
     (code,) = _CODE.unpack_from(chunk, position)
     message, _ = decode_text(chunk, position + _CODE.size, end)
     return error_of_code(code, message)
+
+
+def encode_parameters(parameters: dict[str, ParameterValue]) -> bytes:
+    """Parameters: a count, then name, type and text of each; the type is a letter."""
+    parts = [_COUNT.pack(len(parameters))]
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            kind, text = b"b", "1" if value else ""
+        elif isinstance(value, int):
+            kind, text = b"i", str(value)
+        elif isinstance(value, float):
+            kind, text = b"f", value.hex()
+        else:
+            kind, text = b"s", value
+        parts += [kind, encode_text(name), encode_text(text)]
+    return b"".join(parts)
+
+
+def decode_parameters(chunk: bytes, position: int, end: int) -> tuple[dict[str, ParameterValue], int]:
+    """The parameters, and where they end."""
+    parameters: dict[str, ParameterValue] = {}
+    (count,) = _COUNT.unpack_from(chunk, position)
+    position += _COUNT.size
+    for _ in range(count):
+        kind = chunk[position : position + 1]
+        name, position = decode_text(chunk, position + 1, end)
+        text, position = decode_text(chunk, position, end)
+        if kind == b"b":
+            parameters[name] = bool(text)
+        elif kind == b"i":
+            parameters[name] = int(text)
+        elif kind == b"f":
+            parameters[name] = float.fromhex(text)
+        elif kind == b"s":
+            parameters[name] = text
+        else:
+            raise ProtocolError(f"a parameter of type {kind!r}")
+    return parameters, position
 
 
 def encode_log(level: int, line: int, process_id: int, logger: str, file: str, text: str) -> bytes:

@@ -35,17 +35,10 @@ from merrow.core.tensor import Buffer
 from merrow.places.affinity import bind_to_cores
 from merrow.places.client_memory import read_file, write_file
 from merrow.places.guard import execute_guarded
-from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Loans, PeerArena
-from merrow.places.process.batches import (
-    CLIENT_MEMORY,
-    INLINE_LIMIT,
-    RECEIVER_ARENA,
-    SENDER_ARENA,
-    AnswerCodec,
-    BatchCodec,
-    Reference,
-    relocate,
-)
+from merrow.places.process.answers import AnswerCodec
+from merrow.places.process.arena import TRIM_AFTER_NS, BlockKey
+from merrow.places.process.arena_pair import ArenaPair
+from merrow.places.process.batches import BatchCodec
 from merrow.places.process.channel import (
     BATCH,
     CANCELLATION_SLOTS,
@@ -63,21 +56,26 @@ from merrow.places.process.channel import (
     READY,
     RECEIVE_BYTE_SIZE,
     SEGMENT,
-    SEGMENT_BYTE_SIZE,
     SERVICES,
     SETUP,
     STARTED,
     ProtocolError,
-    decode_blocks,
     encode_blocks,
     encode_failure,
     encode_log,
-    frame,
     split_frames,
     whole_size,
 )
 from merrow.places.process.control import ControlSocket
 from merrow.places.process.forks import cut_off_forks
+from merrow.places.process.sections import (
+    CLIENT_MEMORY,
+    INLINE_LIMIT,
+    RECEIVER_ARENA,
+    SENDER_ARENA,
+    Reference,
+    relocate,
+)
 from merrow.places.process.service_client import ChildRequest, ServiceClient
 from merrow.places.process.system import buffer_c_output_by_line, limit_memory, map_shared_memory, volunteer_for_oom
 
@@ -182,19 +180,21 @@ class ChildServer:
         self._batches = BatchCodec(context.name, context.version)
         self._answers = AnswerCodec(context.name, context.version)
         self._buffer = memoryview(bytearray(RECEIVE_BYTE_SIZE))
+        # To wait in `recv` itself would mean to be woken twice: whoever waits on a Unix socket is also told that there
+        # is space to write again, once the server has read the last answer.
+        poll = select.poll()
+        poll.register(data, select.POLLIN)
+        self._wait_for_data = poll.poll
         self._out: list[bytes] = []
         self._out_since_ns = 0
         self._flush_count = FIRST_FLUSH_COUNT
         self._unbuffered_count = 0
-        self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
-        self._peer = PeerArena()
-        self._loans = Loans(self._on_return)
+        self._arenas = ArenaPair(arena_initial_byte_size, control.send_frame, self._out.append, self._on_return)
+        self._loans = self._arenas.peer_loans
         # Files of clients' shared memory, by number.
         self._files: dict[int, int] = {}
         # Of the batch being executed: address, size, segment and offset of its blocks.
         self._lent: list[tuple[int, int, int, int]] = []
-        # Blocks of this side's arena that its answer takes.
-        self._stored: list[BlockKey] = []
         # Blocks of earlier batches that the model still sees.
         self._kept: set[BlockKey] = set()
         # A pipe that wakes this thread when one of those is let go; there once there was one.
@@ -216,12 +216,10 @@ class ChildServer:
                 if kind == BATCH:
                     self._execute(chunk, data, start, end, count, number)
                 elif kind == FREE:
-                    now_ns = time.monotonic_ns()
-                    for key in decode_blocks(chunk, start, end, count):
-                        self._arena.free(key, now_ns)
+                    self._arenas.take_free(chunk, start, end, count)
                 elif kind == DROP:
                     self._await_segment(number)
-                    self._peer.drop(number)
+                    self._arenas.peer.drop(number)
                 elif kind == DROP_CLIENT_FILE:
                     self._await_file(number)
                     os.close(self._files.pop(number))
@@ -237,8 +235,9 @@ class ChildServer:
 
     def _receive(self, rest: bytes) -> bytes:
         """What has gathered, behind what was left of it last time, and at least one message; nothing at the end."""
-        if self._arena.has_surplus or self._kept:
+        if self._arenas.own.has_surplus or self._kept:
             self._tidy_while_idle()
+        self._wait_for_data()
         size = self._data.recv_into(self._buffer)
         chunk = bytes(self._buffer[:size])
         if not rest or not size:
@@ -256,18 +255,18 @@ class ChildServer:
         poll.register(self._data, select.POLLIN)
         if self._kept:
             poll.register(self._open_waker(), select.POLLIN)
-        while self._arena.has_surplus or self._kept:
+        while self._arenas.own.has_surplus or self._kept:
             # What the model let go of before there was a waker, or since.
             self._release_returned()
             if self._out:
                 self._flush()
-            events = dict(poll.poll(TRIM_AFTER_NS // 1_000_000 if self._arena.has_surplus else None))
+            events = dict(poll.poll(TRIM_AFTER_NS // 1_000_000 if self._arenas.own.has_surplus else None))
             if self._data.fileno() in events:
                 return
             if events:
                 assert self._waker is not None
                 os.read(self._waker[0], 4096)
-            self._arena.trim(time.monotonic_ns())
+            self._arenas.own.trim(time.monotonic_ns())
 
     def _open_waker(self) -> int:
         if self._waker is None:
@@ -299,16 +298,16 @@ class ChildServer:
                 has_regions = True
         execution = execute_guarded(self._instance, self._instance_name, requests)
         start_ns, end_ns = execution.start_ns, execution.end_ns
-        self._stored.clear()
+        self._arenas.stored.clear()
         if has_regions:
             self._write_to_clients(requests, execution)
         try:
             message, references = self._answers.encode(number, execution, self._place)
         except Exception as error:
             # What the model answered cannot be said in a message: a name of 100,000 letters, no memory for a tensor.
+            # The answer is the model's own, so this is a call into a model: nobody can say what its objects raise.
             _LOG.exception("the answer of instance '%s' cannot be sent", self._instance_name)
-            for key in self._stored:
-                self._arena.free(key, end_ns)
+            self._arenas.discard()
             failure = InternalError(f"{type(error).__name__}: {error}")
             execution = Execution([failure] * count, start_ns, end_ns, end_ns, end_ns)
             message, references = self._answers.encode(number, execution, self._place)
@@ -365,17 +364,15 @@ class ChildServer:
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
         if location == CLIENT_MEMORY:
             return read_file(self._await_file(segment), offset, byte_size)
-        if location != SENDER_ARENA:
-            raise ProtocolError(f"an input in location {location}")
-        self._await_segment(segment)
-        mapping = self._peer.check(segment, offset, byte_size)
-        array = self._loans.lend(mapping, segment, offset, byte_size)
-        self._lent.append((_address_of(array), byte_size, segment, offset))
-        return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+        if location == SENDER_ARENA:
+            self._await_segment(segment)
+        block = self._arenas.lend(location, segment, offset, byte_size)
+        self._lent.append((_address_of(np.frombuffer(block, np.uint8)), byte_size, segment, offset))
+        return block
 
     def _await_segment(self, segment: int) -> None:
         """Read its announcement, which was sent before it was first mentioned."""
-        while segment not in self._peer:
+        while segment not in self._arenas.peer:
             self._read_announcements()
 
     def _await_file(self, number: int) -> int:
@@ -387,8 +384,7 @@ class ChildServer:
     def _read_announcements(self) -> None:
         for message in _read_control(self._control):
             if message.kind == SEGMENT:
-                (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
-                self._peer.add(message.number, map_shared_memory(message.descriptor, byte_size), byte_size)
+                self._arenas.take_segment(message.number, message.body, message.descriptor)
             elif message.kind == CLIENT_FILE:
                 self._files[message.number] = message.descriptor
             else:
@@ -402,14 +398,7 @@ class ChildServer:
             for block_address, block_size, segment, offset in self._lent:
                 if block_address <= address and address + size <= block_address + block_size:
                     return RECEIVER_ARENA, segment, offset + address - block_address
-        segment, offset = self._store(array)
-        return SENDER_ARENA, segment, offset
-
-    def _store(self, array: "np.ndarray[Any, np.dtype[np.uint8]]") -> tuple[int, int]:
-        mapping, segment, offset = self._arena.allocate(len(array))
-        self._stored.append((segment, offset))
-        np.copyto(np.frombuffer(mapping, np.uint8, len(array), offset), array)
-        return segment, offset
+        return self._arenas.store(data)
 
     def _settle_loans(self, number: int, message: bytes, references: Sequence[Reference]) -> bytes:
         """Tell which blocks of the batch the model keeps, and make copies of what was to be referenced there."""
@@ -424,9 +413,9 @@ class ChildServer:
             for _, block_size, segment, offset in lent:
                 is_inside = segment == reference.segment and offset <= reference.offset < offset + block_size
                 if is_inside and (segment, offset) in self._kept:
-                    mapping = self._peer.check(segment, reference.offset, reference.byte_size)
-                    array = np.frombuffer(mapping, np.uint8, reference.byte_size, reference.offset)
-                    relocate(answer, reference, SENDER_ARENA, *self._store(array))
+                    mapping = self._arenas.peer.check(segment, reference.offset, reference.byte_size)
+                    data = memoryview(mapping)[reference.offset : reference.offset + reference.byte_size]
+                    relocate(answer, reference, *self._arenas.store(data))
         return encode_blocks(KEEP, number, kept) + bytes(answer)
 
     def _release_returned(self) -> None:
@@ -440,12 +429,6 @@ class ChildServer:
                 released.append(key)
         if released:
             self._out.append(encode_blocks(FREE, 0, released))
-
-    def _announce(self, segment: int, descriptor: int, byte_size: int) -> None:
-        self._control.send(SEGMENT, segment, SEGMENT_BYTE_SIZE.pack(byte_size), descriptor)
-
-    def _retire(self, segment: int) -> None:
-        self._out.append(frame(DROP, segment))
 
 
 class ControlLogHandler(logging.Handler):

@@ -30,6 +30,7 @@ from merrow.core.model_config import ModelConfig
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.places.base import InstanceEvents, ServerServices
+from merrow.places.loop_calls import call_on_loop
 from merrow.places.process.channel import RECEIVE_BYTE_SIZE
 from merrow.places.process.environments import LINGER_NS, Environments
 from merrow.places.process.fork_client import ChildProcess, describe_exit
@@ -126,11 +127,7 @@ class ProcessPlace:
 
         def run() -> None:
             if self._environments.close_idle():
-                try:
-                    loop.call_soon_threadsafe(self._close_idle_later, loop)
-                except RuntimeError:
-                    # The loop is closed: the server has ended, and with it everything of the place.
-                    pass
+                call_on_loop(loop, self._close_idle_later, loop)
 
         self._idle_timer = None
         threading.Thread(target=run, name="idle fork servers", daemon=True).start()
@@ -408,21 +405,21 @@ class _Watchdog:
         self._timer = None
         now_ns = time.monotonic_ns()
         session = self._instance.watched_session
-        batch = None if session is None else session.oldest_batch
-        if session is None or (batch is None and not session.has_deferred):
+        batch = None if session is None else session.requests.oldest_batch
+        if session is None or (batch is None and not session.requests.has_deferred):
             self._batch = None
             return
         if session.services.is_holding_back:
             # Whatever it does may have to wait for that.
             self._batch = None
-            session.forgive_silence()
+            session.requests.forgive_silence()
         if batch != self._batch:
             self._batch, self._seen_ns = batch, now_ns
         execution_ns = 0 if batch is None else now_ns - self._seen_ns
-        silence_ns = session.longest_silence_ns(now_ns)
+        silence_ns = session.requests.longest_silence_ns(now_ns)
         if max(execution_ns, silence_ns) >= self._timeout_ns:
             self._batch = None
-            session.forgive_silence()
+            session.requests.forgive_silence()
             is_executing = execution_ns >= self._timeout_ns
             what = "executes" if is_executing else "has sent no response to a request that it deferred"
             self._instance.abort(what, self._timeout_ns)

@@ -19,15 +19,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
-import numpy as np
-
 from merrow.backends.base import Answer, DropMetric, DropMetricFamily, PrivateTensor, Question, ShareCounter
 from merrow.core.errors import InternalError, ServerError, UnsupportedError
 from merrow.core.request import Request
 from merrow.core.response import Response
-from merrow.core.tensor import Buffer, Tensor
-from merrow.places.process.arena import Arena, BlockKey, Loans, PeerArena
-from merrow.places.process.batches import SENDER_ARENA, ResponseCodec
+from merrow.core.tensor import Tensor
+from merrow.places.guard import ask_guarded
+from merrow.places.process.answers import ResponseCodec
+from merrow.places.process.arena_pair import ArenaPair
 from merrow.places.process.channel import (
     CALL_CANCEL,
     CALL_CONSUMED,
@@ -38,20 +37,19 @@ from merrow.places.process.channel import (
     CONSUMED,
     DROP,
     FREE,
+    MALFORMED,
     READINESS,
     REPLY,
     RESPONSE,
     SEGMENT,
     SEGMENT_BYTE_SIZE,
     ProtocolError,
-    decode_blocks,
-    encode_blocks,
     encode_failure,
     frame,
 )
 from merrow.places.process.control import ControlMessage, ControlSocket
 from merrow.places.process.service_messages import ServiceCodec, decode_reply
-from merrow.places.process.system import map_shared_memory
+from merrow.places.process.system import SharedMemoryError
 from merrow.places.stream_window import StreamWindow
 
 _LOG = logging.getLogger("merrow.python")
@@ -103,8 +101,7 @@ class ServiceClient:
         self._lock = threading.Lock()
         self._responses = ResponseCodec(model_name, model_version)
         self._codec = ServiceCodec()
-        self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
-        self._stored: list[BlockKey] = []
+        self._arenas = ArenaPair(arena_initial_byte_size, self._socket.send_frame, self._socket.send_frame, self._wake)
         self._next_number = 1
         self._is_gone = False
         self._windows: dict[int, StreamWindow] = {}
@@ -114,8 +111,6 @@ class ServiceClient:
         # Of the thread that receives.
         self._reader: threading.Thread | None = None
         self._call_responses = ResponseCodec("", -1)
-        self._peer = PeerArena()
-        self._loans = Loans(self._wake)
         self._deferred: weakref.WeakValueDictionary[int, ChildRequest] = weakref.WeakValueDictionary()
         self._later: deque[bytes] = deque()
         self._waker, self._wakes = os.pipe()
@@ -137,7 +132,12 @@ class ServiceClient:
             # Two threads may send the first response of a request at once.
             window = self._windows.setdefault(number, StreamWindow(self._window_byte_size))
         window.reserve(response.weight)
-        self._send(lambda: self._responses.encode(RESPONSE, number, response, self._place))
+        try:
+            self._send(lambda: self._responses.encode(RESPONSE, number, response, self._arenas.store))
+        except ServerError:
+            # It is not on its way, and must not hold back what the model says instead.
+            window.release(response.weight)
+            raise
         if response.is_final:
             self._windows.pop(number, None)
 
@@ -152,7 +152,9 @@ class ServiceClient:
         self._numbers[request] = number
         try:
             self._send(
-                lambda: self._codec.encode_call(number, request, is_decoupled, trace_number, numbers, self._place)
+                lambda: self._codec.encode_call(
+                    number, request, is_decoupled, trace_number, numbers, self._arenas.store
+                )
             )
         except ServerError as error:
             self._end_call(number, Response("", -1, error=error))
@@ -178,7 +180,7 @@ class ServiceClient:
             self._next_number += 1
         self._questions[number] = replies
         try:
-            self._send(lambda: self._codec.encode_question(number, question, self._place))
+            self._send(lambda: self._codec.encode_question(number, question, self._arenas.store))
             answer = replies.get()
         finally:
             self._questions.pop(number, None)
@@ -188,7 +190,7 @@ class ServiceClient:
 
     def drop(self, question: DropMetric | DropMetricFamily) -> None:
         # Nothing large is in it, so nothing is placed.
-        self._send_later(ServiceCodec().encode_question(0, question, self._place))
+        self._send_later(ServiceCodec().encode_question(0, question, self._arenas.store))
 
     # What the process does.
 
@@ -223,14 +225,13 @@ class ServiceClient:
             if self._is_gone:
                 raise InternalError("the server is gone")
             self._send_waiting()
-            self._stored.clear()
+            self._arenas.stored.clear()
             try:
                 self._socket.send_frame(encode())
             except Exception as error:
-                # A name of 100,000 letters, no memory for a tensor, no server.
-                now_ns = time.monotonic_ns()
-                for key in self._stored:
-                    self._arena.free(key, now_ns)
+                # A name of 100,000 letters, no memory for a tensor, no server. What is encoded is the model's own, so
+                # this is a call into a model: nobody can say what its objects raise.
+                self._arenas.discard()
                 raise InternalError(f"{type(error).__name__}: {error}") from None
 
     def _send_later(self, message: bytes) -> None:
@@ -242,23 +243,8 @@ class ServiceClient:
         """The lock is held."""
         while self._later:
             self._socket.send_frame(self._later.popleft())
-        returned = self._loans.returned
-        if returned:
-            keys = [returned.popleft() for _ in range(len(returned))]
-            self._socket.send_frame(encode_blocks(FREE, 0, keys))
-
-    def _place(self, data: Buffer) -> tuple[int, int, int]:
-        array = np.frombuffer(data, np.uint8)
-        mapping, segment, offset = self._arena.allocate(len(array))
-        self._stored.append((segment, offset))
-        np.copyto(np.frombuffer(mapping, np.uint8, len(array), offset), array)
-        return SENDER_ARENA, segment, offset
-
-    def _announce(self, segment: int, descriptor: int, byte_size: int) -> None:
-        self._socket.send(SEGMENT, segment, SEGMENT_BYTE_SIZE.pack(byte_size), descriptor)
-
-    def _retire(self, segment: int) -> None:
-        self._socket.send(DROP, segment)
+        if self._arenas.peer_loans.returned:
+            self._arenas.release()
 
     # Receiving, on the reader's thread.
 
@@ -279,7 +265,7 @@ class ServiceClient:
         poll.register(self._waker, select.POLLIN)
         try:
             while True:
-                timeout_ms = 1000 if self._arena.has_surplus else None
+                timeout_ms = 1000 if self._arenas.own.has_surplus else None
                 events = dict(poll.poll(timeout_ms))
                 if self._waker in events:
                     os.read(self._waker, 4096)
@@ -292,12 +278,15 @@ class ServiceClient:
                         self._take(message)
                 with self._lock:
                     self._send_waiting()
-                    self._arena.trim(time.monotonic_ns())
+                    self._arenas.own.trim(time.monotonic_ns())
         except OSError:
+            # The server is gone.
             pass
-        except Exception:
+        except (*MALFORMED, SharedMemoryError):
             _LOG.exception("the connection to the server is broken")
-        self._give_up()
+        finally:
+            # Whatever it was: nobody reads any more.
+            self._give_up()
 
     def _give_up(self) -> None:
         """The server is gone: nobody may wait any longer."""
@@ -321,7 +310,7 @@ class ServiceClient:
             request = self._calls.get(number)
             if request is None:
                 raise ProtocolError(f"a response to call {number}, which there is not")
-            response = self._call_responses.decode(body, 0, len(body), message.count, request, self._open_block)
+            response = self._call_responses.decode(body, 0, len(body), message.count, request, self._arenas.lend)
             response.outputs = [_private(tensor) for tensor in response.outputs]
             if response.is_final:
                 self._end_call(number, response)
@@ -336,22 +325,14 @@ class ServiceClient:
         elif kind == CHECK_READINESS:
             threading.Thread(target=self._answer_readiness, args=(number,), daemon=True).start()
         elif kind == FREE:
-            now_ns = time.monotonic_ns()
             with self._lock:
-                for key in decode_blocks(body, 0, len(body), message.count):
-                    self._arena.free(key, now_ns)
-        elif kind == SEGMENT and message.descriptor is not None:
-            (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(body)
-            self._peer.add(number, map_shared_memory(message.descriptor, byte_size), byte_size)
+                self._arenas.take_free(body, 0, len(body), message.count)
+        elif kind == SEGMENT:
+            self._arenas.take_segment(number, body, message.descriptor)
         elif kind == DROP:
-            self._peer.drop(number)
+            self._arenas.peer.drop(number)
         else:
             raise ProtocolError(f"a services message of kind {kind}")
-
-    def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
-        if location != SENDER_ARENA:
-            raise ProtocolError(f"a response in location {location}")
-        return self._peer.lend(self._loans, segment, offset, byte_size)
 
     def _end_call(self, number: int, response: Response) -> None:
         request = self._calls.pop(number, None)
@@ -362,11 +343,11 @@ class ServiceClient:
     def _answer_readiness(self, number: int) -> None:
         """On a thread of its own: the model's check may take its time."""
         assert self._is_ready is not None
-        count, body = 0, b""
-        try:
-            count = _IS_READY if self._is_ready() else 0
-        except ServerError as error:
-            count, body = _FAILED, encode_failure(error)
+        answer = ask_guarded(self._is_ready)
+        if isinstance(answer, ServerError):
+            count, body = _FAILED, encode_failure(answer)
+        else:
+            count, body = (_IS_READY if answer else 0), b""
         try:
             self._send(lambda: frame(READINESS, number, body, count))
         except ServerError:

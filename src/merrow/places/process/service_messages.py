@@ -28,7 +28,7 @@ from merrow.core.plain_values import decode_plain, encode_plain
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer, Tensor
-from merrow.places.process.batches import BatchCodec, OpenBlock, Place
+from merrow.places.process.batches import BatchCodec
 from merrow.places.process.channel import (
     CALL,
     HEADER_SIZE,
@@ -43,6 +43,7 @@ from merrow.places.process.channel import (
     frame,
     frame_of_parts,
 )
+from merrow.places.process.sections import OpenBlock, Place
 
 _QUESTIONS = (
     LoadModel,

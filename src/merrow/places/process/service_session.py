@@ -14,11 +14,9 @@ import logging
 import os
 import socket
 import struct
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -28,8 +26,10 @@ from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer
 from merrow.places.base import Caller, ModelCall, ServerServices
-from merrow.places.process.arena import TRIM_AFTER_NS, Arena, Bytes, Loans, PeerArena
-from merrow.places.process.batches import SENDER_ARENA, ResponseCodec
+from merrow.places.loop_calls import call_on_loop
+from merrow.places.process.answers import ResponseCodec
+from merrow.places.process.arena import TRIM_AFTER_NS
+from merrow.places.process.arena_pair import ArenaPair
 from merrow.places.process.channel import (
     CALL,
     CALL_CANCEL,
@@ -47,19 +47,17 @@ from merrow.places.process.channel import (
     SEGMENT,
     SEGMENT_BYTE_SIZE,
     ProtocolError,
-    decode_blocks,
     decode_failure,
-    encode_blocks,
     frame,
 )
 from merrow.places.process.control import ControlMessage, ControlSocket
+from merrow.places.process.copies import Copy, copy_all, copy_on_thread, take_long
+from merrow.places.process.open_requests import OpenRequests
+from merrow.places.process.sections import SENDER_ARENA
 from merrow.places.process.service_messages import ServiceCodec, encode_reply
-from merrow.places.process.system import SharedMemoryError, map_shared_memory, send_with_descriptors
+from merrow.places.process.system import SharedMemoryError, send_with_descriptors
 
 _LOG = logging.getLogger("merrow.places")
-
-# Copying this much takes longer than the loop should stand still.
-COPY_ON_THREAD_BYTE_SIZE = 1 << 20
 
 # More than a socket holds: a child that talks without end must leave time for others.
 _MAX_READS = 64
@@ -68,30 +66,8 @@ _IS_READY = 1
 _FAILED = 2
 
 
-class OpenRequests(Protocol):
-    """The requests that the child has, as its session knows them."""
-
-    def find_request(self, number: int) -> Request | None:
-        """The request of this number, unless it is over."""
-
-    def executing_batch(self, number: int) -> Sequence[Request]:
-        """The batch with this request, or, for 0, the one that is being executed; empty if there is none."""
-
-    def on_response(self, number: int, request: Request, response: Response) -> None:
-        """A response of a deferred request came."""
-
-
-class NoRequests:
-    """Of a child that has not been given any."""
-
-    def find_request(self, number: int) -> Request | None:
-        return None
-
-    def executing_batch(self, number: int) -> Sequence[Request]:
-        return ()
-
-    def on_response(self, number: int, request: Request, response: Response) -> None:
-        raise AssertionError("there are no requests")
+OnResponse = Callable[[int, Request, Response], None]
+"""Number, request, response."""
 
 
 class _Outgoing:
@@ -128,17 +104,17 @@ class ServiceSession:
         self._loop = loop
         self._window_byte_size = window_byte_size
         self._on_broken = on_broken
-        self._requests: OpenRequests = NoRequests()
+        # A child that is being loaded has been given none.
+        self._requests = OpenRequests()
+        self._on_response: OnResponse | None = None
         self._responses = ResponseCodec(caller.model_name, caller.model_version)
         self._codec = ServiceCodec()
         self._call_responses = ResponseCodec("", -1)
-        self._arena = Arena(arena_initial_byte_size, self._announce, self._retire)
-        self._peer = PeerArena()
-        self._peer_loans = Loans(self._collect_later)
+        self._arenas = ArenaPair(arena_initial_byte_size, self._announce, self._send, self._collect_later)
         self._is_collecting = False
         self._trimming: asyncio.TimerHandle | None = None
         # Of the response being encoded.
-        self._copies: list[tuple[Bytes, Buffer]] = []
+        self._copies: list[Copy] = []
         self._out: deque[_Outgoing] = deque()
         self._unsent: memoryview | None = None
         self._is_reading = False
@@ -154,9 +130,14 @@ class ServiceSession:
         self._readiness: list[asyncio.Future[bool]] = []
         self._is_checking_readiness = False
 
-    def attach(self, requests: OpenRequests, on_broken: Callable[[], None]) -> None:
-        """The child is ready, and has a session for its batches."""
+    def attach(self, requests: OpenRequests, on_response: OnResponse, on_broken: Callable[[], None]) -> None:
+        """The child is ready, and has a session for its batches, which knows of `requests`.
+
+        Args:
+            on_response: gets each response of a request that is not over.
+        """
         self._requests = requests
+        self._on_response = on_response
         self._on_broken = on_broken
         self.caller.is_loading = False
 
@@ -252,8 +233,7 @@ class ServiceSession:
         if self._trimming is not None:
             self._trimming.cancel()
         self.calls.clear()
-        self._arena.close()
-        self._peer.close()
+        self._arenas.close()
         waiting, self._readiness = self._readiness, []
         for answer in waiting:
             if not answer.done():
@@ -275,35 +255,33 @@ class ServiceSession:
             if number in self.calls:
                 self._consume(self.calls[number], SEGMENT_BYTE_SIZE.unpack_from(body)[0])
         elif kind == QUESTION:
-            question = self._codec.decode_question(body, self._open_block)
+            question = self._codec.decode_question(body, self._arenas.lend)
             reply = self._ignore if number == 0 else lambda answer: self._send(encode_reply(number, answer))
             self._services.ask(self.caller, question, reply)
         elif kind == READINESS:
             self._take_readiness(message.count, body)
         elif kind == FREE:
-            now_ns = time.monotonic_ns()
-            for key in decode_blocks(body, 0, len(body), message.count):
-                self._arena.free(key, now_ns)
+            self._arenas.take_free(body, 0, len(body), message.count)
             self._trim_later()
-        elif kind == SEGMENT and message.descriptor is not None:
-            (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(body)
-            self._peer.add(number, map_shared_memory(message.descriptor, byte_size), byte_size)
+        elif kind == SEGMENT:
+            self._arenas.take_segment(number, body, message.descriptor)
         elif kind == DROP:
-            self._peer.drop(number)
+            self._arenas.peer.drop(number)
         else:
             raise ProtocolError(f"a services message of kind {kind}")
 
     def _take_response(self, number: int, flags: int, body: bytes) -> None:
-        request = self._requests.find_request(number)
+        request = self._requests.find(number)
         if request is None:
             # Late: the request failed otherwise, or goes on under another number. What it took is given back.
             stranger = Request(self.caller.model_name, self.caller.model_version, _NO_SINK, {})
-            late = self._responses.decode(body, 0, len(body), flags, stranger, self._open_block)
+            late = self._responses.decode(body, 0, len(body), flags, stranger, self._arenas.lend)
             self._send(frame(CONSUMED, number, SEGMENT_BYTE_SIZE.pack(late.weight)))
             return
-        response = self._responses.decode(body, 0, len(body), flags, request, self._open_block)
+        response = self._responses.decode(body, 0, len(body), flags, request, self._arenas.lend)
         weight = response.weight
-        self._requests.on_response(number, request, response)
+        assert self._on_response is not None, "a child that has a request has a session"
+        self._on_response(number, request, response)
         if not response.is_final:
             unreported = self._unreported.get(number, 0) + weight
             self._unreported[number] = unreported
@@ -319,10 +297,10 @@ class ServiceSession:
             self._send(frame(CONSUMED, number, SEGMENT_BYTE_SIZE.pack(unreported)))
 
     def _take_call(self, number: int, body: bytes) -> None:
-        head, request = self._codec.decode_call(body, self._open_block)
+        head, request = self._codec.decode_call(body, self._arenas.lend)
         if number in self.calls:
             raise ProtocolError(f"two calls {number}")
-        parents = [self._requests.find_request(parent) for parent in head.parents]
+        parents = [self._requests.find(parent) for parent in head.parents]
         executing = self._requests.executing_batch(head.parents[0] if head.parents else 0)
         call = ModelCall(
             self.caller,
@@ -330,7 +308,7 @@ class ServiceSession:
             head.is_decoupled,
             [parent for parent in parents if parent is not None],
             executing,
-            self._requests.find_request(head.trace) if head.trace else None,
+            self._requests.find(head.trace) if head.trace else None,
         )
         open_call = _OpenCall(self, number, call)
         request.sink = open_call
@@ -355,11 +333,6 @@ class ServiceSession:
             request.is_congested = False
             self._services.resume(open_call.call)
 
-    def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
-        if location != SENDER_ARENA:
-            raise ProtocolError(f"a tensor in location {location}")
-        return self._peer.lend(self._peer_loans, segment, offset, byte_size)
-
     # Sending.
 
     def send_call_response(self, open_call: "_OpenCall", response: Response) -> None:
@@ -381,13 +354,12 @@ class ServiceSession:
             open_call.outstanding += response.weight
             open_call.call.request.is_congested = open_call.outstanding >= self._window_byte_size
         copies, self._copies = self._copies, []
-        if sum([len(array) for array, _ in copies]) >= COPY_ON_THREAD_BYTE_SIZE:
+        if take_long(copies):
             entry = _Outgoing(message, None, False)
             self._out.append(entry)
-            # A thread for each is cheap beside copying megabytes, and there are never many.
-            threading.Thread(target=self._copy_on_thread, args=(copies, entry), daemon=True).start()
+            copy_on_thread(copies, self._loop, self._send_copied, entry)
             return
-        _copy_all(copies)
+        copy_all(copies)
         self._send(message)
 
     def _send(self, message: bytes, descriptor: int | None = None) -> None:
@@ -399,15 +371,10 @@ class ServiceSession:
         if not self._is_reading:
             self._flush()
 
-    def _copy_on_thread(self, copies: Sequence[tuple[Bytes, Buffer]], entry: _Outgoing) -> None:
-        _copy_all(copies)
-
-        def send() -> None:
-            entry.is_ready = True
-            if not self._is_closed:
-                self._flush()
-
-        self._call_on_loop(send)
+    def _send_copied(self, entry: _Outgoing) -> None:
+        entry.is_ready = True
+        if not self._is_closed:
+            self._flush()
 
     def _flush(self) -> None:
         while self._unsent is None and self._out and self._out[0].is_ready:
@@ -459,43 +426,32 @@ class ServiceSession:
     # Memory.
 
     def _place(self, data: Buffer) -> tuple[int, int, int]:
-        mapping, segment, offset = self._arena.allocate(len(data))
+        mapping, segment, offset = self._arenas.own.allocate(len(data))
         self._copies.append((np.frombuffer(mapping, np.uint8, len(data), offset), data))
         return SENDER_ARENA, segment, offset
 
-    def _announce(self, segment: int, descriptor: int, byte_size: int) -> None:
-        self._send(frame(SEGMENT, segment, SEGMENT_BYTE_SIZE.pack(byte_size)), os.dup(descriptor))
-
-    def _retire(self, segment: int) -> None:
-        self._send(frame(DROP, segment))
+    def _announce(self, message: bytes, descriptor: int) -> None:
+        # It may have to wait for its turn.
+        self._send(message, os.dup(descriptor))
 
     def _collect_later(self) -> None:
         """A block was let go, on some thread. The child can use it again soon: streams go through few blocks."""
         if not self._is_collecting and not self._is_closed:
             self._is_collecting = True
-            self._call_on_loop(self._collect)
+            call_on_loop(self._loop, self._collect)
 
     def _collect(self) -> None:
         self._is_collecting = False
-        returned = self._peer_loans.returned
-        keys = [returned.popleft() for _ in range(len(returned))]
-        self._send(encode_blocks(FREE, 0, keys))
+        self._arenas.release()
 
     def _trim_later(self) -> None:
-        if self._trimming is None and self._arena.has_surplus and not self._is_closed:
+        if self._trimming is None and self._arenas.own.has_surplus and not self._is_closed:
             self._trimming = self._loop.call_later(TRIM_AFTER_NS / 1e9, self._trim)
 
     def _trim(self) -> None:
         self._trimming = None
-        self._arena.trim(time.monotonic_ns())
+        self._arenas.own.trim(time.monotonic_ns())
         self._trim_later()
-
-    def _call_on_loop(self, callback: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            # The loop is closed: the server has ended, and nobody waits.
-            pass
 
 
 class _OpenCall:
@@ -520,9 +476,3 @@ class _NoSink:
 
 
 _NO_SINK = _NoSink()
-
-
-def _copy_all(copies: Sequence[tuple[Bytes, Buffer]]) -> None:
-    for array, data in copies:
-        # Releases the GIL where the tensor is large.
-        np.copyto(array, np.frombuffer(data, np.uint8))

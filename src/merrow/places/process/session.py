@@ -3,67 +3,58 @@
 Everything here happens on the loop's thread, except that blocks of memory may be let go on any thread and that large
 tensors are copied on threads of their own. A batch is in flight from `submit` until its answer was read, or the
 session is lost (its child died, or said something that makes no sense); then `on_lost` gets every batch in flight,
-once, and nothing is reported any more.
+once, and nothing is reported any more. `open_requests` knows what is in flight, `outbox` when a message is sent.
 
 A request may outlive its batch: it is deferred, and its responses come by the services socket (`service_session`). What
 the child sent there before it answered the batch is read before the answer is reported. `on_lost` gets these, too.
-
-Batches are sent once per pass of the loop, all together; but at once where they come one by one, and the child is
-idle: then there is nothing to wait for. Where many come to an idle child, it gets the first few in the middle of the
-pass, so that both sides work at the same time; it sends its answers in the same way.
 """
 
 import asyncio
 import logging
 import socket
 import struct
-import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from merrow.backends.base import Deferral, Execution
+from merrow.backends.base import Execution
 from merrow.core.errors import InternalError
-from merrow.core.region import RegionFile
 from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Buffer
-from merrow.places.process.arena import TRIM_AFTER_NS, Arena, BlockKey, Bytes, Loans, PeerArena
-from merrow.places.process.batches import SENDER_ARENA, AnswerCodec, BatchCodec
+from merrow.places.loop_calls import call_on_loop
+from merrow.places.process.answers import AnswerCodec
+from merrow.places.process.arena import TRIM_AFTER_NS, BlockKey, Bytes, Loans
+from merrow.places.process.arena_pair import ArenaPair
+from merrow.places.process.batches import BatchCodec
 from merrow.places.process.channel import (
     ANSWER,
     CANCELLATION_SLOTS,
-    CLIENT_FILE,
     CLOSE,
     DROP,
-    DROP_CLIENT_FILE,
-    FIRST_FLUSH_COUNT,
     FREE,
     KEEP,
     LOG,
     MALFORMED,
     SEGMENT,
-    SEGMENT_BYTE_SIZE,
     ProtocolError,
     decode_blocks,
     decode_log,
-    encode_blocks,
     frame,
     split_frames,
     whole_size,
 )
+from merrow.places.process.client_files import ClientFiles
 from merrow.places.process.control import ControlMessage, ControlSocket
+from merrow.places.process.copies import Copy, copy_all, copy_on_thread, take_long
 from merrow.places.process.fork_client import ChildProcess
+from merrow.places.process.open_requests import LentBlock, OpenRequests
+from merrow.places.process.outbox import Outbox
+from merrow.places.process.sections import SENDER_ARENA
 from merrow.places.process.service_session import ServiceSession
-from merrow.places.process.system import SharedMemoryError, map_shared_memory
+from merrow.places.process.system import SharedMemoryError
 
 _LOG = logging.getLogger("merrow.places")
-
-# Copying this much takes longer than the loop should stand still.
-COPY_ON_THREAD_BYTE_SIZE = 1 << 20
 
 _COLLECT_AFTER_SECONDS = 1.0
 
@@ -89,15 +80,6 @@ class SessionEnvironment:
     # Where reading puts what came; used within one callback only, so one is enough for all.
     receive_buffer: memoryview
     arena_initial_byte_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A block of this side's arena that was lent with a batch."""
-
-    segment: int
-    offset: int
-    array: Bytes
 
 
 OnAnswer = Callable[[Sequence[Request], Execution], None]
@@ -128,65 +110,35 @@ class Session:
         self._on_answer = on_answer
         self._on_response = on_response
         self._on_lost = on_lost
-        self._batches = BatchCodec(model_name, model_version, self._share_file)
-        # The files of clients' shared memory that the child has, by number, and what tells that one is gone.
-        self._shared_files: dict[int, weakref.finalize[..., RegionFile]] = {}
-        self._answers = AnswerCodec(model_name, model_version)
-        # By the number of their first request.
-        self._in_flight: dict[int, tuple[Sequence[Request], Sequence[_Block]]] = {}
+        self.requests = OpenRequests()
+        self._in_flight = self.requests.in_flight
         self._next_number = 1
-        # By number: requests whose batch came back without their end.
-        self._deferred: dict[int, Request] = {}
-        # By number: since when deferred requests have had no response, as `longest_silence_ns` saw it.
-        self._silent_since_ns: dict[int, int] = {}
-        # Of those in flight, the numbers of which the last response has come.
-        self._ended: set[int] = set()
-        self._out: list[bytes] = []
-        self._unsent: memoryview | None = None
+        self._outbox = Outbox(child.data, environment.loop, self._in_flight, self.lose)
+        self._client_files = ClientFiles(child.control, environment.loop, self._outbox.send)
+        self._batches = BatchCodec(model_name, model_version, self._client_files.share)
+        self._answers = AnswerCodec(model_name, model_version)
         # The parts of a message that has not come whole yet.
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._awaited_size = 0
-        self._is_reading = False
-        self._is_flush_scheduled = False
-        # Batches come several in a pass of the loop, of late.
-        self._is_crowded = False
-        self._has_sent_first = False
         self._is_lost = False
         self._is_ending = False
         self._drained: asyncio.Event | None = None
-        self._arena = Arena(environment.arena_initial_byte_size, self._announce, self._retire)
+        self._arenas = ArenaPair(
+            environment.arena_initial_byte_size,
+            child.control.send_frame,
+            self._outbox.messages.append,
+            self._collect_later,
+        )
+        self._peer_loans = self._arenas.peer_loans
+        # Blocks of this side's arena: the child lends its inputs from there, and answers may lie in them.
         self._loans = Loans(self._collect_later)
-        self._peer = PeerArena()
-        self._peer_loans = Loans(self._collect_later)
         self._is_collecting = False
         # Blocks that the model still sees although their batch was answered.
         self._kept: dict[BlockKey, Bytes] = {}
         # Of the batch being encoded, or of the answer being decoded.
-        self._blocks: Sequence[_Block] = ()
-        self._copies: list[tuple[Bytes, Buffer]] = []
-
-    @property
-    def oldest_batch(self) -> int | None:
-        """The number of the batch that was handed over first of those in flight; None if there are none."""
-        return next(iter(self._in_flight), None)
-
-    @property
-    def has_deferred(self) -> bool:
-        """Whether there are requests whose batch came back without their end."""
-        return bool(self._deferred)
-
-    def longest_silence_ns(self, now_ns: int) -> int:
-        """For how long the deferred request that has waited longest has had no response; 0 if there are none.
-
-        A request's time begins with the first call after it was deferred, or after its last response.
-        """
-        since_ns = self._silent_since_ns
-        return max([now_ns - since_ns.setdefault(number, now_ns) for number in self._deferred], default=0)
-
-    def forgive_silence(self) -> None:
-        """The time of deferred requests begins anew."""
-        self._silent_since_ns.clear()
+        self._blocks: Sequence[LentBlock] = ()
+        self._copies: list[Copy] = []
 
     def start(self) -> None:
         """Begin to listen."""
@@ -194,15 +146,15 @@ class Session:
         self._control.connection.setblocking(False)
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
         self._loop.add_reader(self._control.connection.fileno(), self._on_control_readable)
-        self.services.attach(self, self.lose)
-        self.child.process.exited.add_done_callback(lambda _: self._call_on_loop(self._on_exit))
+        self.services.attach(self.requests, self._take_response, self.lose)
+        self.child.process.exited.add_done_callback(lambda _: call_on_loop(self._loop, self._on_exit))
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand over a batch. The session must not be lost."""
         if self._loans.returned:
             self._reclaim()
         number = self._next_number
-        blocks: list[_Block] = []
+        blocks: list[LentBlock] = []
         self._blocks = blocks
         try:
             message = self._batches.encode(number, requests, self._place)
@@ -219,16 +171,17 @@ class Session:
         self._in_flight[number] = (requests, blocks)
         if self._copies:
             copies, self._copies = self._copies, []
-            if sum([len(array) for array, _ in copies]) >= COPY_ON_THREAD_BYTE_SIZE:
-                # A thread for each is cheap beside copying megabytes, and there are never many.
-                threading.Thread(target=self._copy_and_send, args=(copies, message), daemon=True).start()
+            if take_long(copies):
+                copy_on_thread(copies, self._loop, self._send_copied, message)
                 return
-            _copy_all(copies)
-        self._send(message, was_idle)
+            copy_all(copies)
+        if self._peer_loans.returned:
+            self._arenas.release()
+        self._outbox.send(message, was_idle)
 
     def cancel(self, request: Request) -> bool:
         """Let the model see that a request that it has was cancelled; False if it does not have it."""
-        number = self._number_of(request)
+        number = self.requests.number_of(request)
         if number is None:
             return False
         self.child.cancellations[number % CANCELLATION_SLOTS] = number
@@ -238,51 +191,9 @@ class Session:
 
     def resume(self, request: Request) -> None:
         """The client of a request that was congested takes responses again."""
-        number = self._number_of(request)
+        number = self.requests.number_of(request)
         if number is not None:
             self.services.resume(number)
-
-    # The requests that the child has: see `service_session.OpenRequests`.
-
-    def find_request(self, number: int) -> Request | None:
-        """The request of this number, unless it is over."""
-        if number in self._ended:
-            return None
-        deferred = self._deferred.get(number)
-        if deferred is not None:
-            return deferred
-        for first, (requests, _) in self._in_flight.items():
-            if first <= number < first + len(requests):
-                return requests[number - first]
-        return None
-
-    def executing_batch(self, number: int) -> Sequence[Request]:
-        """The batch with this request, or, for 0, the one that is being executed; empty if there is none."""
-        for first, (requests, _) in self._in_flight.items():
-            if not number or first <= number < first + len(requests):
-                return requests
-        return ()
-
-    def on_response(self, number: int, request: Request, response: Response) -> None:
-        """A response of a deferred request came."""
-        if self._silent_since_ns:
-            self._silent_since_ns.pop(number, None)
-        if response.is_final:
-            self.services.forget(number)
-            if self._deferred.pop(number, None) is None:
-                self._ended.add(number)
-        self._on_response(request, response)
-        self._check_drained()
-
-    def _number_of(self, request: Request) -> int | None:
-        for number, (requests, _) in self._in_flight.items():
-            for index, each in enumerate(requests):
-                if each is request:
-                    return number + index
-        for number, each in self._deferred.items():
-            if each is request:
-                return number
-        return None
 
     async def check_readiness(self, timeout_seconds: float) -> bool:
         """Ask the model; see `places.base.PlacedInstance`."""
@@ -290,7 +201,7 @@ class Session:
 
     async def close(self, timeout_seconds: float) -> None:
         """Wait for what is in flight, let the child finalize, and see it end; each for so long, then kill it."""
-        if (self._in_flight or self._deferred) and not self._is_lost:
+        if not self.requests.is_empty and not self._is_lost:
             self._drained = asyncio.Event()
             try:
                 await asyncio.wait_for(self._drained.wait(), timeout_seconds)
@@ -299,8 +210,8 @@ class Session:
                 self.lose()
         if not self._is_lost:
             self._is_ending = True
-            self._out.append(frame(CLOSE))
-            self._flush()
+            self._outbox.messages.append(frame(CLOSE))
+            self._outbox.flush()
         exited = asyncio.wrap_future(self.child.process.exited)
         done, _ = await asyncio.wait([exited], timeout=timeout_seconds)
         if not done:
@@ -317,7 +228,7 @@ class Session:
             return
         self._is_lost = True
         self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_writer(self._socket.fileno())
+        self._outbox.close()
         self._loop.remove_reader(self._control.connection.fileno())
         self._read_last_logs()
         self.services.read()
@@ -326,18 +237,12 @@ class Session:
         self.services.close()
         if not self._is_ending:
             self.child.process.kill()
-        batches = [requests for requests, _ in self._in_flight.values()]
-        deferred = list(self._deferred.values())
-        self._in_flight.clear()
-        self._deferred.clear()
+        batches, deferred = self.requests.clear()
         self._kept.clear()
-        for finalizer in self._shared_files.values():
-            finalizer.detach()
-        self._shared_files.clear()
+        self._client_files.close()
         # Memory goes now, and not when a collection finds the circles that this is part of.
         self._blocks = ()
-        self._arena.close()
-        self._peer.close()
+        self._arenas.close()
         self.child.cancellations.release()
         if self._drained is not None:
             self._drained.set()
@@ -345,91 +250,22 @@ class Session:
 
     # Sending.
 
-    def _send(self, message: bytes, is_urgent: bool) -> None:
+    def _send_copied(self, message: bytes) -> None:
+        """The tensors of a batch were copied; if the child died meanwhile, the batch was reported then."""
         if self._is_lost:
-            # It was being copied when the child died; its failure was reported then.
             return
         if self._peer_loans.returned:
-            self._release_peer_blocks()
-        out = self._out
-        out.append(message)
-        if self._is_reading:
-            return
-        if self._is_flush_scheduled:
-            if len(out) == FIRST_FLUSH_COUNT and len(self._in_flight) < 2 * FIRST_FLUSH_COUNT:
-                # The child has next to nothing else to do.
-                self._has_sent_first = True
-                self._flush()
-            return
-        if is_urgent and not self._is_crowded:
-            self._flush()
-        else:
-            self._is_flush_scheduled = True
-            self._loop.call_soon(self._flush_scheduled)
-
-    def _copy_and_send(self, copies: Sequence[tuple[Bytes, Buffer]], message: bytes) -> None:
-        """On a thread of its own."""
-        _copy_all(copies)
-        self._call_on_loop(lambda: self._send(message, True))
-
-    def _flush_scheduled(self) -> None:
-        self._is_flush_scheduled = False
-        self._is_crowded = self._has_sent_first or len(self._out) > 1
-        self._has_sent_first = False
-        if self._out and not self._is_lost:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._unsent is not None:
-            return
-        out = self._out
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._write(memoryview(data) if len(data) > 65536 else data)
-
-    def _write(self, data: Buffer) -> None:
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            # Not here: the caller may be in the middle of handing out batches.
-            self._loop.call_soon(self.lose)
-            return
-        if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
-            self._loop.add_writer(self._socket.fileno(), self._on_writable)
-
-    def _on_writable(self) -> None:
-        unsent, self._unsent = self._unsent, None
-        self._loop.remove_writer(self._socket.fileno())
-        if unsent is not None:
-            self._write(unsent)
-        if self._out and self._unsent is None:
-            self._flush()
+            self._arenas.release()
+        self._outbox.send(message, True)
 
     def _place(self, data: Buffer) -> tuple[int, int, int]:
         size = len(data)
-        mapping, segment, offset = self._arena.allocate(size)
+        mapping, segment, offset = self._arenas.own.allocate(size)
         array = self._loans.lend(mapping, segment, offset, size)
         assert isinstance(self._blocks, list)
-        self._blocks.append(_Block(segment, offset, array))
+        self._blocks.append(LentBlock(segment, offset, array))
         self._copies.append((array, data))
         return SENDER_ARENA, segment, offset
-
-    def _share_file(self, file: RegionFile) -> None:
-        number = file.number
-        if number in self._shared_files:
-            return
-        self._control.send(CLIENT_FILE, number, descriptor=file.descriptor)
-        # It is gone when the region was unregistered, and the last request that uses it is over.
-        finalizer = weakref.finalize(file, self._call_on_loop, lambda: self._drop_file(number))
-        finalizer.atexit = False
-        self._shared_files[number] = finalizer
-
-    def _drop_file(self, number: int) -> None:
-        if self._shared_files.pop(number, None) is not None and not self._is_lost:
-            self._send(frame(DROP_CLIENT_FILE, number), True)
 
     def _fail_batch(self, number: int, error: InternalError) -> None:
         batch = self._in_flight.pop(number, None)
@@ -478,7 +314,7 @@ class Session:
                     if codec.has_exceptions:
                         # Responses that were sent before, on the other socket, come before.
                         services.read()
-                        self._keep_deferred(number, requests, execution)
+                        self._settle(number, requests, execution)
                         codec.has_exceptions = False
                     del self._in_flight[number]
                     if services.calls:
@@ -491,28 +327,32 @@ class Session:
             is_sane = False
         self._blocks = ()
         # Batches that the reports bring are sent together, afterwards.
-        self._is_reading = True
+        outbox = self._outbox
+        outbox.is_held = True
         on_answer = self._on_answer
         for requests, execution in answers:
             on_answer(requests, execution)
-        self._is_reading = False
+        outbox.is_held = False
         if not is_sane:
             self.lose()
             return
-        if self._out and not self._is_lost:
-            self._flush()
+        if outbox.messages and not self._is_lost:
+            outbox.flush()
         self._check_drained()
 
-    def _keep_deferred(self, number: int, requests: Sequence[Request], execution: Execution) -> None:
-        """Keep the requests of a batch that are not over; the numbers of the others mean nothing any more."""
-        for index, (request, outcome) in enumerate(zip(requests, execution.outcomes, strict=True), number):
-            if index in self._ended:
-                self._ended.discard(index)
-            elif outcome is Deferral.DEFERRED:
-                self._deferred[index] = request
-                self.services.is_active = True
-            else:
-                self.services.forget(index)
+    def _settle(self, number: int, requests: Sequence[Request], execution: Execution) -> None:
+        for over in self.requests.settle(number, requests, execution.outcomes):
+            self.services.forget(over)
+        if self.requests.has_deferred:
+            self.services.is_active = True
+
+    def _take_response(self, number: int, request: Request, response: Response) -> None:
+        """Of a deferred request; on the services socket."""
+        if response.is_final:
+            self.services.forget(number)
+        self.requests.take_response(number, response.is_final)
+        self._on_response(request, response)
+        self._check_drained()
 
     def _take_notice(self, kind: int, count: int, number: int, chunk: bytes, start: int, end: int) -> None:
         if kind == KEEP:
@@ -524,14 +364,14 @@ class Session:
                 del self._kept[key]
         elif kind == DROP:
             self._find_segment(number)
-            self._peer.drop(number)
+            self._arenas.peer.drop(number)
         else:
             raise ProtocolError(f"a message of kind {kind}")
 
     def _open_block(self, location: int, segment: int, offset: int, byte_size: int) -> memoryview:
         if location == SENDER_ARENA:
             self._find_segment(segment)
-            return self._peer.lend(self._peer_loans, segment, offset, byte_size)
+            return self._arenas.lend(location, segment, offset, byte_size)
         for block in self._blocks:
             start = offset - block.offset
             if block.segment == segment and start >= 0 and start + byte_size <= len(block.array):
@@ -541,8 +381,11 @@ class Session:
 
     def _find_segment(self, segment: int) -> None:
         """Read its announcement, which was sent before it was first mentioned, and so is there."""
-        while segment not in self._peer:
-            messages = self._control.receive()
+        while segment not in self._arenas.peer:
+            try:
+                messages = self._control.receive()
+            except BlockingIOError:
+                messages = None
             if messages is None:
                 raise ProtocolError(f"segment {segment} was never announced")
             self._take_control_messages(messages)
@@ -565,9 +408,8 @@ class Session:
         for message in messages:
             if message.kind == LOG:
                 relay_log(message.body, self.child.process.output.origin)
-            elif message.kind == SEGMENT and message.descriptor is not None:
-                (byte_size,) = SEGMENT_BYTE_SIZE.unpack_from(message.body)
-                self._peer.add(message.number, map_shared_memory(message.descriptor, byte_size), byte_size)
+            elif message.kind == SEGMENT:
+                self._arenas.take_segment(message.number, message.body, message.descriptor)
             else:
                 raise ProtocolError(f"a control message of kind {message.kind}")
 
@@ -589,54 +431,35 @@ class Session:
             pass
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._in_flight and not self._deferred:
+        if self._drained is not None and self.requests.is_empty:
             self._drained.set()
 
     # Memory.
-
-    def _announce(self, segment: int, descriptor: int, byte_size: int) -> None:
-        self._control.send(SEGMENT, segment, SEGMENT_BYTE_SIZE.pack(byte_size), descriptor)
-
-    def _retire(self, segment: int) -> None:
-        self._out.append(frame(DROP, segment))
 
     def _reclaim(self) -> None:
         now_ns = time.monotonic_ns()
         returned = self._loans.returned
         while returned:
-            self._arena.free(returned.popleft(), now_ns)
-
-    def _release_peer_blocks(self) -> None:
-        returned = self._peer_loans.returned
-        keys = [returned.popleft() for _ in range(len(returned))]
-        self._out.append(encode_blocks(FREE, 0, keys))
+            self._arenas.own.free(returned.popleft(), now_ns)
 
     def _collect_later(self) -> None:
         """A block was let go, on some thread. Most are collected when the next batch is sent; this is for the last."""
         if not self._is_collecting and not self._is_lost:
             self._is_collecting = True
-            self._call_on_loop(lambda: self._loop.call_later(_COLLECT_AFTER_SECONDS, self._collect))
+            call_on_loop(self._loop, self._loop.call_later, _COLLECT_AFTER_SECONDS, self._collect)
 
     def _collect(self) -> None:
         self._is_collecting = False
         if self._is_lost:
             return
         self._reclaim()
-        if self._peer_loans.returned:
-            self._release_peer_blocks()
-        self._arena.trim(time.monotonic_ns())
-        if self._out:
-            self._flush()
-        if self._arena.has_surplus:
+        self._arenas.release()
+        self._arenas.own.trim(time.monotonic_ns())
+        if self._outbox.messages:
+            self._outbox.flush()
+        if self._arenas.own.has_surplus:
             self._is_collecting = True
             self._loop.call_later(TRIM_AFTER_NS / 1e9, self._collect)
-
-    def _call_on_loop(self, callback: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            # The loop is closed: the server has ended, and nobody waits.
-            pass
 
 
 def relay_log(body: bytes, origin: str) -> None:
@@ -647,9 +470,3 @@ def relay_log(body: bytes, origin: str) -> None:
         record = logger.makeRecord(name, level, file, line, f"[{origin}] {text}", (), None)
         record.process = process_id
         logger.handle(record)
-
-
-def _copy_all(copies: Sequence[tuple[Bytes, Buffer]]) -> None:
-    for array, data in copies:
-        # Releases the GIL where the tensor is large.
-        np.copyto(array, np.frombuffer(data, np.uint8))
