@@ -44,6 +44,22 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse(error=error) for _ in requests]
 """
 
+GATE_SOURCE = """\
+import os
+import time
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        pb_utils.Logger.log_info("the gate was reached")
+        while not os.path.exists(__file__ + ".open"):
+            time.sleep(0.005)
+        inputs = [pb_utils.get_input_tensor_by_name(request, "IN").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", each)]) for each in inputs]
+"""
+
 PRODUCER_SOURCE = """\
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -261,6 +277,36 @@ def test_a_step_that_runs_ahead_is_held_back(tmp_path: Path):
         connection.stop_stream()
     assert values == list(range(120))
     assert produced < 90
+
+
+def test_what_an_ensemble_of_ensembles_accepted_is_finished_through_an_unload(tmp_path: Path):
+    repository = RepositoryBuilder(tmp_path)
+    one = [("IN", "INT32", (1,))], [("OUT", "INT32", (1,))]
+    gate = repository.add("gate", python_config("gate", *one), {"1/model.py": GATE_SOURCE})
+    repository.add_identity("leaf", "INT32", (1,))
+    chain = [("X", "INT32", (1,))], [("Z", "INT32", (1,))]
+    repository.add("inner", ensemble_config(*chain, [("leaf", {"INPUT0": "X"}, {"OUTPUT0": "Z"})]))
+    steps = [("gate", {"IN": "X"}, {"OUT": "Y"}), ("inner", {"X": "Y"}, {"Z": "Z"})]
+    repository.add("outer", ensemble_config(*chain, steps))
+    answered: queue.Queue[tuple[object, object]] = queue.Queue()
+    with (
+        RunningServer(tmp_path, "--model-control-mode=explicit", "--load-model=outer") as server,
+        grpcclient.InferenceServerClient(server.grpc_url) as connection,
+    ):
+        connection.async_infer(
+            "outer", [int32(grpcclient, "X", [7])], lambda result, error: answered.put((result, error))
+        )
+        server.wait_for_log("the gate was reached")
+        connection.unload_model("leaf")
+        with pytest.raises(
+            InferenceServerException, match="Request for unknown model: 'outer' has no available versions"
+        ):
+            connection.infer("outer", [int32(grpcclient, "X", [7])])
+        (gate / "1" / "model.py.open").touch()
+        result, error = answered.get(timeout=20)
+        assert error is None
+        assert result.as_numpy("Z").tolist() == [7]  # type: ignore[attr-defined]
+        server.wait_for_log("successfully unloaded 'leaf' version 1")
 
 
 LOAD_FAILURES = {

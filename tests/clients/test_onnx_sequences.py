@@ -1,6 +1,7 @@
 """Sequences of ONNX models with implicit state, as Triton's own suites make them: the state is the sum so far."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,17 @@ def accumulator(forgets_at_start: bool = True) -> bytes:
     return content
 
 
-def grower() -> bytes:
+def grower(rows: tuple[str, ...] = ()) -> bytes:
     """OUTPUT = OUTPUT_STATE = INPUT_STATE with INPUT behind it: a state that is longer each time."""
     tensors = [
-        helper.make_tensor_value_info("INPUT", TensorProto.INT32, [1]),
+        helper.make_tensor_value_info("INPUT", TensorProto.INT32, [*rows, 1]),
         *(
-            helper.make_tensor_value_info(name, TensorProto.INT32, [length])
+            helper.make_tensor_value_info(name, TensorProto.INT32, [*rows, length])
             for name, length in (("INPUT_STATE", "A"), ("OUTPUT", "B"), ("OUTPUT_STATE", "B"))
         ),
     ]
     nodes = [
-        helper.make_node("Concat", ["INPUT_STATE", "INPUT"], ["OUTPUT"], axis=0),
+        helper.make_node("Concat", ["INPUT_STATE", "INPUT"], ["OUTPUT"], axis=len(rows)),
         helper.make_node("Identity", ["OUTPUT"], ["OUTPUT_STATE"]),
     ]
     graph = helper.make_graph(nodes, "grower", tensors[:2], tensors[2:])
@@ -101,6 +102,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         repository.add(name, text, files)
     growing = (STATE % "use_growable_memory: true").replace("[ 1 ]", "[ -1 ]")
     repository.add("growing", config("growing", growing, 0, -1), {"1/model.onnx": grower()})
+    # Both wait a while until all of their sequences have a request.
+    for name, strategy in (
+        ("growing_direct", "direct { minimum_slot_utilization: 1.0 max_queue_delay_microseconds: 300000 }\n"),
+        ("growing_oldest", "oldest { preferred_batch_size: [ 3 ] max_queue_delay_microseconds: 300000 }\n"),
+    ):
+        repository.add(name, config(name, strategy + growing, 3, -1), {"1/model.onnx": grower(("N",))})
     with RunningServer(repository.path) as running:
         yield running
 
@@ -154,3 +161,21 @@ def test_a_state_may_grow(grpc: client.InferenceServerClient):
         for value, flags in ((5, {"sequence_start": True}), (6, {}), (7, {"sequence_end": True}))
     ]
     assert seen == [[0, 5], [0, 5, 6], [0, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("model", ["growing_direct", "growing_oldest"])
+def test_states_of_different_length_do_not_share_a_batch(server: RunningServer, model: str):
+    def ask(value: int, sequence_id: int, start: bool) -> list[int]:
+        with client.InferenceServerClient(server.grpc_url) as grpc:
+            answer = step(grpc, model, value, sequence_id, sequence_start=start)
+        numbers: list[int] = answer.as_numpy("OUTPUT")[0].tolist()
+        return numbers
+
+    def ask_all(*requests: tuple[int, bool]) -> list[list[int]]:
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(ask, (value for value, _ in requests), (1, 2, 3), (start for _, start in requests)))
+
+    assert ask_all((11, True), (21, True), (31, True)) == [[0, 11], [0, 21], [0, 31]]
+    assert ask_all((12, True), (22, False), (32, False)) == [[0, 12], [0, 21, 22], [0, 31, 32]]
+    # Of the lengths 2, 1 and 3: together as many numbers as three of the first.
+    assert ask_all((13, False), (23, True), (33, False)) == [[0, 12, 13], [0, 23], [0, 31, 32, 33]]

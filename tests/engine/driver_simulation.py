@@ -465,6 +465,8 @@ class Simulation:
         if len(real) > 1:
             widths = {request.inputs["IN"].shape[-1] for request in real}
             assert len(widths) == 1, "shapes that may not share a batch"
+            states = {request.inputs["STATE_IN"].shape for request in real if "STATE_IN" in request.inputs}
+            assert len(states) < 2, "states that may not share a batch"
         if self.kind in ("direct", "oldest"):
             for row, request in enumerate(requests):
                 if not isinstance(request, PaddingRequest):
@@ -473,10 +475,11 @@ class Simulation:
     def check_sequence(self, instance, row, request):
         assert "STATE_IN" in request.inputs
         place = (instance.name, row) if self.kind == "direct" else instance.name
-        key = request.correlation_id
+        # A generation is one request, and there may be others of its id.
+        key = (request.correlation_id, request.sink.number if self.is_iterative else None)
         is_start = bool(request.flags & SEQUENCE_START)
         assert bool(request.inputs["START"].data[0]) == is_start
-        if not is_start and self.starts[key] == 1:
+        if not is_start and (key in self.rows_of if self.is_iterative else self.starts[request.correlation_id] == 1):
             assert self.rows_of[key] == place, "a sequence moved"
         self.rows_of[key] = place
         assert request.inputs["READY"].data[0]

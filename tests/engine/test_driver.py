@@ -893,6 +893,20 @@ def test_requests_that_come_in_one_turn_of_the_loop_share_a_batch():
     assert len(soon) == 1
 
 
+def test_a_queue_is_not_full_while_instances_have_nothing_to_do():
+    soon = []
+    policy = ModelQueuePolicy(max_queue_size=1)
+    rig = Rig(instances=2, batching={"max_batch_size": 1, "default_queue_policy": policy}, call_soon=soon.append)
+    for _ in range(3):
+        rig.request()
+    with pytest.raises(UnavailableError, match="Exceeds maximum queue size"):
+        rig.request()
+
+    soon.pop()()
+    assert [len(instance.batches) for instance in rig.instances] == [1, 1]
+    assert rig.driver.pending_count == 1
+
+
 def test_instances_below_the_limit_get_batches_in_advance_and_the_others_none():
     rig = Rig(instances=4, depth=2, batch_limit=2)
 

@@ -1,7 +1,9 @@
 """The driver of ensembles, over models whose drivers answer when the test says so."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -18,7 +20,7 @@ from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor
 from merrow.engine.ensemble import EnsembleDriver
-from merrow.engine.model import Model
+from merrow.engine.model import Driver, Model
 from merrow.engine.validation import RequestValidator
 from merrow.observe.statistics import FailureReason, StatisticsRecorder
 from merrow.places.base import PlacedInstance
@@ -26,6 +28,8 @@ from merrow.repository.plan import ModelPlan
 from merrow.testing.manual_clock import ManualClock
 
 DATA = bytes(range(8))
+
+AnyDriver = TypeVar("AnyDriver", bound=Driver)
 
 
 class FakeDriver:
@@ -133,7 +137,7 @@ class Server:
         for step in config.ensemble_scheduling.step:
             self.add(step.model_name, FakeDriver(), step.model_name in decoupled)
 
-    def add(self, name: str, driver: FakeDriver, is_decoupled: bool = False) -> FakeDriver:
+    def add(self, name: str, driver: AnyDriver, is_decoupled: bool = False) -> AnyDriver:
         config = model_config(name, is_decoupled)
         self.models[name] = Model(
             name=name,
@@ -389,6 +393,40 @@ def test_models_are_held_from_the_start_to_the_answer():
         old.driver.answer(reply())
         await leaving
         assert sink.responses[0].error is None
+
+    asyncio.run(scenario())
+
+
+def test_models_below_an_inner_ensemble_are_held_as_well():
+    async def scenario() -> None:
+        server = Server(chain("a", "inner"))
+        inner = Server(chain("leaf"))
+        config = dataclasses.replace(
+            chain("leaf"),
+            name="inner",
+            input=(ModelInput(name="IN", data_type="TYPE_FP32", dims=(-1,)),),
+            output=(ModelOutput(name="OUT", data_type="TYPE_FP32", dims=(-1,)),),
+            ensemble_scheduling=ModelEnsembling((ModelEnsemblingStep("leaf", -1, {"IN": "IN"}, {"OUT": "OUT"}),)),
+        )
+        driver = EnsembleDriver(config, 1, inner.find_model, inner.submit, inner.recorder, inner.clock)
+        server.add("inner", driver)
+        _, sink = server.send()
+        leaf = inner.models.pop("leaf")
+        leaving = asyncio.ensure_future(leaf.wait_until_unheld())
+        await asyncio.sleep(0)
+        assert not leaving.done()
+
+        server.fake("a").answer(reply())
+        assert isinstance(leaf.driver, FakeDriver)
+        leaf.driver.answer(reply())
+        await leaving
+        assert sink.responses[0].error is None
+
+        _, sink = server.send()
+        server.fake("a").answer(reply())
+        error = sink.responses[0].error
+        assert isinstance(error, NotFoundError)
+        assert error.message == "in ensemble 'E', in ensemble 'inner', Request for unknown model: 'leaf' is not found"
 
     asyncio.run(scenario())
 

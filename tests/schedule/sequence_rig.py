@@ -18,7 +18,7 @@ from merrow.schedule.dynamic_batch import DynamicBatcher
 from merrow.schedule.sequence_batch import SequencePolicy
 from merrow.schedule.sequence_direct import DirectSequenceBatcher
 from merrow.schedule.sequence_oldest import OldestSequenceBatcher, oldest_batch_policy
-from merrow.schedule.sequence_state import state_rules
+from merrow.schedule.sequence_state import batch_key_with_states, state_rules
 
 START, END = SEQUENCE_START, SEQUENCE_END
 
@@ -67,6 +67,7 @@ class SequenceRig:
         validator = RequestValidator(self.config)
         key = validator.batch_key if validator.batch_key_needed() else None
         policy = SequencePolicy.from_config(self.config, state_rules(self.config, read_file))
+        key = batch_key_with_states(key, policy.state_rules)
 
         def on_event(event, request, correlation_id):
             self.events.append((event.value, correlation_id))

@@ -191,6 +191,23 @@ def test_a_request_taken_before_its_timeout_does_not_expire():
     assert queue.expire(5000) == []
 
 
+def test_under_steady_load_requests_are_not_kept_until_their_timeout():
+    queue = batcher(max_batch_size=1, policy=ModelQueuePolicy(default_timeout_microseconds=60_000_000))
+    waiting, late = fill(queue, [request(), request()])
+    for now_ns in range(1000):
+        # One is always queued, so that the queue is never empty.
+        queue.enqueue(request(), now_ns)
+        queue.decide(now_ns)
+        assert queue.next_timeout_ns() is not None
+        queue.check_invariants()
+    kept = [entry[2] for entry in queue._timeouts]
+
+    assert len(kept) < 30
+    assert waiting not in kept
+    assert late not in kept
+    assert len(queue.expire(60_000_000_000 + 1000)) == len(queue) + 2 == 2
+
+
 def test_a_client_that_leaves_is_taken_out():
     queue = batcher()
     gone, stays = fill(queue, [request(), request()])

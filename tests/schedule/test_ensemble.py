@@ -155,6 +155,17 @@ def test_only_steps_that_the_requested_outputs_need_are_run():
     assert answer.is_final
 
 
+def test_not_every_choice_of_outputs_is_remembered():
+    names = [f"Z{number}" for number in range(10)]
+    plan = EnsemblePlan(config([({"IN": "X"}, {"OUT": name}) for name in names], outputs=names))
+    for choice in range(1, 2**10):
+        wanted = [name for number, name in enumerate(names) if choice >> number & 1]
+        assert plan.route(wanted).outputs == tuple(wanted)
+
+    assert len(plan._routes) <= 256
+    assert plan.route(names) is plan.route(reversed(names))
+
+
 def test_an_output_may_be_the_input_of_a_step_as_well():
     forked = config([({"IN": "X"}, {"OUT": "Y"}), ({"IN": "Y"}, {"OUT": "Z"})], outputs=("Z", "Y"))
     run, decisions = begin(forked, (PLAIN, PLAIN))

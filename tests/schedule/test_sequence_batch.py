@@ -174,6 +174,29 @@ def test_a_sequence_is_not_idle_while_it_waits_in_the_backlog(strategy, wait_us)
 
 
 @BOTH
+def test_sequences_that_are_over_are_not_kept_until_their_limits(strategy):
+    rig = SequenceRig(
+        max_batch_size=1,
+        oldest=oldest(1) if strategy else None,
+        max_sequence_idle_microseconds=10**9,
+    )
+    for number in range(1, 1000):
+        rig.request(number, START | END, timeout_us=10**9)
+        rig.request(-number, START | END, timeout_us=10**9)
+        for _ in range(2):
+            assert rig.run() is not None
+            rig.done()
+
+    assert rig.batcher.sequence_count == 0
+    assert len(rig.batcher._idle) < 100
+    assert len(rig.batcher._expirations) < 100
+    waiting = rig.request(1, START)
+    behind = rig.request(2, START, timeout_us=5)
+    assert rig.pass_time(5) == [(behind, "timeout of the corresponding sequence has been expired")]
+    assert rig.run() == [waiting]
+
+
+@BOTH
 def test_a_timeout_in_the_backlog_refuses_the_whole_sequence(strategy):
     rig = SequenceRig(max_batch_size=1, oldest=oldest(1) if strategy else None)
     rig.request(1, START, timeout_us=5)
@@ -340,6 +363,45 @@ def test_a_generation_that_was_idle_too_long_is_not_taken_back(strategy):
         rig.batcher.reschedule(request, rig.now_ns)
     rig.batcher.check_invariants()
     assert rig.batcher.sequence_count == 0
+
+
+@BOTH
+@pytest.mark.parametrize("other_id", [1, 5])
+def test_a_generation_shares_its_slot_with_no_other_of_its_id(strategy, other_id):
+    rig = SequenceRig(oldest=strategy, iterative_sequence=True)
+    own = rig.request(0 if other_id == 1 else 5, START)
+    other = rig.request(other_id, START)
+
+    assert rig.run() == [own, other]
+    assert rig.batcher.sequence_count == 2
+    rig.batcher.release(own, None, rig.now_ns)
+    rig.batcher.reschedule(other, rig.now_ns)
+    rig.batcher.check_invariants()
+    assert [request for request in rig.run() if request is not None] == [other]
+    assert rig.events == []
+
+
+@BOTH
+def test_a_generation_ends_when_its_model_says_so_not_its_client(strategy):
+    rig = SequenceRig(oldest=strategy, iterative_sequence=True)
+    request = rig.request(5, START | END)
+    rig.run()
+    rig.batcher.reschedule(request, rig.now_ns)
+    rig.batcher.check_invariants()
+
+    assert rig.run() == [request]
+    rig.done()
+    assert rig.batcher.sequence_count == 0
+
+
+@BOTH
+def test_an_automatic_id_is_none_that_a_client_uses(strategy):
+    rig = SequenceRig(oldest=strategy, iterative_sequence=True)
+    rig.request(1, START)
+
+    assert rig.request(0).correlation_id == 2
+    with pytest.raises(InvalidArgumentError, match="for sequence 2 to model 'm' must specify the START flag"):
+        rig.request(2)
 
 
 @BOTH

@@ -31,7 +31,10 @@ def answer(*numbers, shape=None):
 
 
 def test_a_state_starts_with_zeros():
-    assert values(SequenceStates(rules_of(state(initial=[initial()])))) == {"S_IN": [0, 0]}
+    for zero_data in (True, False):
+        # Triton looks at which of the two was set, not at its value.
+        rules = rules_of(state(initial=[initial(zero_data=zero_data)]))
+        assert values(SequenceStates(rules)) == {"S_IN": [0, 0]}
     assert values(SequenceStates(rules_of(state(), max_batch_size=2))) == {"S_IN": [[0, 0]]}
 
 
@@ -132,7 +135,7 @@ def test_one_buffer_for_input_and_output_stays_the_same_memory():
             "initial_state setting expects 8 bytes, but the data provided from shortonly has 3 bytes.",
         ),
         (
-            state(initial=[initial(zero_data=False)]),
+            state(initial=[initial(zero_data=None)]),
             "initial_state setting expects state'S_IN' to have state_data set",
         ),
         (state(data_type="TYPE_INVALID"), "state 'S_IN' of model 'm' must specify 'data_type', got TYPE_INVALID"),
@@ -162,6 +165,27 @@ def test_each_sequence_has_its_own_state_from_request_to_request(strategy):
     assert one.inputs["S_IN"].as_numpy().tolist() == [[0]]
     assert one_next.inputs["S_IN"].as_numpy().tolist() == [[10]]
     assert two_next.inputs["S_IN"].as_numpy().tolist() == [[20]]
+
+
+@pytest.mark.parametrize("strategy", [None, oldest(3)], ids=["direct", "oldest"])
+def test_states_of_different_shapes_do_not_share_a_batch(strategy):
+    rig = SequenceRig(oldest=strategy, state=(state(dims=(-1,)),))
+    one, two, three = (rig.request(number, START) for number in (1, 2, 3))
+    assert rig.run() == [one, two, three]
+    for request, length in ((one, 2), (two, 1), (three, 2)):
+        rig.batcher.release(request, answer(*range(length), shape=(1, length)), rig.now_ns)
+    first, other, like_first = rig.request(1, END), rig.request(2, END), rig.request(3, END)
+
+    ran = [rig.run()]
+    rig.done()
+    ran.append(rig.run())
+    if strategy is None:
+        assert ran == [[first, None, like_first], [None, other]]
+    else:
+        # In order of arrival, so that the third waits behind the second.
+        rig.done()
+        assert [*ran, rig.run()] == [[first], [other], [like_first]]
+    assert [request.inputs["S_IN"].shape for request in (first, other, like_first)] == [(1, 2), (1, 1), (1, 2)]
 
 
 def test_a_start_in_the_middle_resets_the_state():

@@ -222,7 +222,14 @@ class ModelDriver:
             )
         scheduler = self._scheduler
         if scheduler is not None:
-            scheduler.enqueue(request, now_ns)
+            try:
+                scheduler.enqueue(request, now_ns)
+            except UnavailableError:
+                if not self._is_dispatch_due:
+                    raise
+                # The queue may be full of what this turn of the loop brought, while instances have nothing to do.
+                self._dispatch(now_ns)
+                scheduler.enqueue(request, now_ns)
             self._accept(request)
             if self._is_dead():
                 for queued in scheduler.drain():

@@ -2,8 +2,9 @@
 
 It stands where another model has its `engine.driver.ModelDriver`, with the same interface, and has no instances of its
 own. A step goes through the same door as a client's request, so that validation, queues, batching, response cache and
-statistics of the composing model see no difference. A request of the ensemble holds its composing models from its start
-to its answer: one that is reloaded or unloaded meanwhile goes on serving until then.
+statistics of the composing model see no difference. A request of the ensemble holds its composing models, and those of
+ensembles among them, from its start to its answer: one that is reloaded or unloaded meanwhile goes on serving until
+then.
 
 Times of the steps are summed up for the ensemble's own statistics, as Triton does.
 
@@ -64,6 +65,8 @@ class EnsembleDriver:
         self._recorder = recorder
         self._clock = clock
         self._step_models: dict[Model, StepModel] = {}
+        # The models of the steps that requests of ensembles above this one hold, and how many of them do.
+        self._kept: dict[tuple[Model, ...], int] = {}
         self._executions: dict[Request, _Execution] = {}
         self._is_stopping = False
         self._drained: asyncio.Event | None = None
@@ -150,6 +153,29 @@ class EnsembleDriver:
             ServerError: one is not in service.
         """
         return [self._find_model(step.model_name, step.model_version) for step in self.plan.steps]
+
+    def models_of_request(self) -> list[Model]:
+        """The model of each step, for a request that begins: once unloaded, those kept for requests from above.
+
+        Raises:
+            ServerError: one is not in service.
+        """
+        try:
+            return self.find_models()
+        except ServerError:
+            if not self._kept:
+                raise
+            return list(next(reversed(self._kept)))
+
+    def keep(self, models: Sequence[Model]) -> None:
+        """A request of an ensemble above this one, which may come here later, holds these models of the steps."""
+        self._kept[tuple(models)] = self._kept.get(tuple(models), 0) + 1
+
+    def let_go(self, models: Sequence[Model]) -> None:
+        """Undo one `keep`."""
+        self._kept[tuple(models)] -= 1
+        if not self._kept[tuple(models)]:
+            del self._kept[tuple(models)]
 
     def step_model(self, model: Model) -> StepModel:
         known = self._step_models.get(model)
@@ -284,7 +310,9 @@ class _Execution:
         self._models: list[Model] = []
         self._run: EnsembleRun | None = None
         self._requests: dict[StepRun, Request] = {}
-        self._held: tuple[Model, ...] = ()
+        self._held: dict[Model, None] = {}
+        # Ensembles below this one, and what is held of each.
+        self._kept: list[tuple[EnsembleDriver, list[Model]]] = []
         self._decisions: deque[Decision] = deque()
         self._is_acting = False
         self._times = _StepTimes(0)
@@ -293,14 +321,12 @@ class _Execution:
         driver = self._driver
         self._times.start_ns = now_ns
         try:
-            self._models = driver.find_models()
+            self._models = driver.models_of_request()
         except ServerError as error:
             self._run = EnsembleRun(driver.plan, self._request, ())
             self._act(self._run.fail(error))
             return
-        self._held = tuple(dict.fromkeys(self._models))
-        for model in self._held:
-            model.hold()
+        self._hold(self._models)
         self._run = EnsembleRun(driver.plan, self._request, [driver.step_model(model) for model in self._models])
         self._act(self._run.start())
 
@@ -318,6 +344,23 @@ class _Execution:
         for run, request in list(self._requests.items()):
             if request.is_congested and not run.is_held:
                 self._resume(request)
+
+    def _hold(self, models: Sequence[Model]) -> None:
+        for model in models:
+            if model in self._held:
+                continue
+            self._held[model] = None
+            model.hold()
+            below = model.driver
+            if isinstance(below, EnsembleDriver):
+                try:
+                    kept = below.models_of_request()
+                except ServerError:
+                    # Its own request will say so, if it comes to that.
+                    continue
+                below.keep(kept)
+                self._kept.append((below, kept))
+                self._hold(kept)
 
     def _act(self, decisions: Iterable[Decision]) -> None:
         self._decisions.extend(decisions)
@@ -382,9 +425,12 @@ class _Execution:
         request = self._request
         self._driver.answer(request, answer, self._times)
         if answer.is_final:
+            for below, kept in self._kept:
+                below.let_go(kept)
+            self._kept.clear()
             for model in self._held:
                 model.release()
-            self._held = ()
+            self._held.clear()
         elif request.is_congested:
             # The client is slow: so are the steps that answer more than once.
             for step_request in self._requests.values():

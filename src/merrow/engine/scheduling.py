@@ -7,10 +7,11 @@ neither                                          none: requests run alone, in or
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from merrow.core.errors import UnsupportedError
 from merrow.core.model_config import ModelConfig
+from merrow.core.request import Request
 from merrow.engine.sequence_log import SequenceLog
 from merrow.engine.validation import RequestValidator
 from merrow.observe.statistics import StatisticsRecorder
@@ -20,7 +21,7 @@ from merrow.schedule.hold import HeldScheduler
 from merrow.schedule.sequence_batch import SequencePolicy
 from merrow.schedule.sequence_direct import DirectSequenceBatcher
 from merrow.schedule.sequence_oldest import OldestSequenceBatcher, oldest_batch_policy
-from merrow.schedule.sequence_state import state_rules
+from merrow.schedule.sequence_state import batch_key_with_states, state_rules
 from merrow.settings import SchedulerHold
 
 _LOG = logging.getLogger("merrow.engine")
@@ -45,9 +46,10 @@ def make_scheduler(
     Raises:
         ServerError: a setting contradicts itself, or a file is missing.
     """
-    batch_key = validator.batch_key if validator.batch_key_needed() else None
+    batch_key: Callable[[Request], Hashable] | None = validator.batch_key if validator.batch_key_needed() else None
     if config.sequence_batching is not None:
         policy = SequencePolicy.from_config(config, state_rules(config, read_state_file))
+        batch_key = batch_key_with_states(batch_key, policy.state_rules)
         on_event = SequenceLog(config.name, statistics).on_event
         if config.sequence_batching.oldest is not None:
             batch_policy = oldest_batch_policy(config, batch_key)

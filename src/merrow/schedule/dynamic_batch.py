@@ -26,6 +26,9 @@ from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.schedule.base import BatchCut, Refusal, RunBatch, not_iterative
 
+# So many time-outs of requests that left the queue are kept before they are looked for.
+_MAX_STALE_ENTRIES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
@@ -94,7 +97,8 @@ class DynamicBatcher:
         ]
         self._count = 0
         self._enqueued = 0
-        # (deadline, arrival order, request, its level); an entry whose request left the queue is skipped when due.
+        # (deadline, arrival order, request, its level); an entry whose request left the queue is skipped when due, or
+        # dropped when there are many.
         self._timeouts: list[tuple[int, int, Request, _Level]] = []
         self._delay_deadline_ns: int | None = None
 
@@ -127,6 +131,8 @@ class DynamicBatcher:
         if timeout_us:
             self._enqueued += 1
             heapq.heappush(self._timeouts, (now_ns + timeout_us * 1000, self._enqueued, request, level))
+            if len(self._timeouts) > 2 * self._count + _MAX_STALE_ENTRIES:
+                self._drop_stale_timeouts()
 
     def cancel(self, request: Request, now_ns: int) -> list[Request]:
         """Take out a request whose client has left; empty when it is no longer queued."""
@@ -275,6 +281,12 @@ class DynamicBatcher:
             return count, BatchCut.QUEUE_DELAY if delay_ns else BatchCut.NOTHING_TO_WAIT_FOR
         self._delay_deadline_ns = oldest_ns + delay_ns
         return None
+
+    def _drop_stale_timeouts(self) -> None:
+        """Let go of requests that left the queue, which under steady load would be kept until their time-out."""
+        waiting = {request for level in self._levels for request in level.waiting}
+        self._timeouts = [entry for entry in self._timeouts if entry[2] in waiting]
+        heapq.heapify(self._timeouts)
 
     def _level_of(self, request: Request) -> _Level:
         levels = self._policy.priority_levels

@@ -30,6 +30,9 @@ from merrow.core.tensor import Tensor
 
 Dims = tuple[int, ...]
 
+# For so many choices of outputs an ensemble remembers which steps they need.
+_MAX_ROUTES = 256
+
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
@@ -155,6 +158,9 @@ class EnsemblePlan:
         wanted = frozenset(requested_outputs) or frozenset(self.output_dims)
         route = self._routes.get(wanted)
         if route is None:
+            if len(self._routes) == _MAX_ROUTES:
+                # Clients choose, and there are as many choices as sets of outputs.
+                self._routes.clear()
             route = self._routes[wanted] = self._find_route(wanted)
         return route
 

@@ -9,9 +9,12 @@ the instance that was made known first.
                              └──► a request's timeout passed, or one was cancelled: all its requests are refused
 
 What closes a sequence: the END flag; a slot, and no arrival, for `max_idle_ns` (evicted); a queued request that was
-cancelled (it and what is behind it end with it); an iterative one that was not rescheduled; the loss of its instance
-(evicted). A closed sequence runs what it has queued, its slot is free after that, and its correlation id means a new
-sequence from then on. A second START on an open id goes on in the same place.
+cancelled (it and what is behind it end with it); the loss of its instance (evicted). A closed sequence runs what it has
+queued, its slot is free after that, and its correlation id means a new sequence from then on. A second START on an open
+id goes on in the same place.
+
+Of an iterative model each request with START is a sequence of its own, whatever its id, and it is over when the model
+does not reschedule it: END means nothing. It arrives again with each turn, so that a turn must not take `max_idle_ns`.
 
 How requests in slots become batches is the business of the two strategies, `sequence_direct` and `sequence_oldest`.
 
@@ -32,6 +35,9 @@ from merrow.core.response import Response
 from merrow.schedule.base import Refusal, RunBatch, not_iterative
 from merrow.schedule.sequence_controls import SequenceControls
 from merrow.schedule.sequence_state import SequenceStates, StateRule
+
+# So many limits and timeouts of sequences that are over are kept before they are looked for.
+_MAX_STALE_ENTRIES = 64
 
 
 class SequenceEvent(enum.Enum):
@@ -134,15 +140,16 @@ class SequenceBatcher(ABC):
         # (slot number, instance) of each free slot of an instance that is there.
         self._free: list[tuple[int, int]] = []
         self._backlog: deque[OpenSequence] = deque()
-        # Sequences that take further requests.
+        # Sequences that take further requests by their correlation id; no other knows that of a generation without one.
         self._open: dict[int | str, OpenSequence] = {}
         self._sequence_of: dict[Request, OpenSequence] = {}
         self._count = 0
         self._next_id = 1
         # (when, tie-breaker, sequence): idle limits of open sequences, timeouts of the backlog. What is out of date is
-        # put right or skipped when it is due.
+        # put right or skipped when it is due, or dropped when there is as much of it as of the rest.
         self._idle: list[tuple[int, int, OpenSequence]] = []
         self._expirations: list[tuple[int, int, OpenSequence]] = []
+        self._idle_limit = self._expiration_limit = _MAX_STALE_ENTRIES
         self._entries = 0
         # Slots that came free and were not offered to the backlog yet; None while nobody offers.
         self._freed: list[Slot] | None = None
@@ -179,13 +186,16 @@ class SequenceBatcher(ABC):
                 f"inference request to model '{policy.model_name}' must specify batch-size 1 due to requirements of "
                 "sequence batcher"
             )
-        if not request.correlation_id:
+        is_own = not request.correlation_id
+        if is_own:
             if not policy.is_iterative:
                 raise InvalidArgumentError(
                     f"inference request to model '{policy.model_name}' must specify a non-zero or non-empty "
                     "correlation ID"
                 )
             # A generation is a sequence of its own.
+            while self._next_id in self._open:
+                self._next_id += 1
             request.correlation_id = self._next_id
             self._next_id += 1
             request.flags = SEQUENCE_START
@@ -193,10 +203,15 @@ class SequenceBatcher(ABC):
         if not request.flags & SEQUENCE_START:
             if sequence is None:
                 raise self._start_missing(request.correlation_id)
+        elif policy.is_iterative:
+            # One request is a whole generation: another with the same id would only end it too early.
+            sequence = None
         elif sequence is not None:
             self._on_event(SequenceEvent.CONFLICT, request, sequence.correlation_id)
         if sequence is None:
             sequence = self._begin(request.correlation_id, now_ns)
+            if not is_own:
+                self._open[request.correlation_id] = sequence
         request.queue_ns = now_ns
         self._add(sequence, request, now_ns)
         if sequence.slot is None and request.timeout_us:
@@ -204,7 +219,11 @@ class SequenceBatcher(ABC):
             if sequence.expiration_ns is None or expiration_ns < sequence.expiration_ns:
                 sequence.expiration_ns = expiration_ns
                 heapq.heappush(self._expirations, (expiration_ns, self._entry(), sequence))
-        if request.flags & SEQUENCE_END:
+                if len(self._expirations) > self._expiration_limit:
+                    self._expirations = [entry for entry in self._expirations if entry[2].expiration_ns == entry[0]]
+                    heapq.heapify(self._expirations)
+                    self._expiration_limit = 2 * len(self._expirations) + _MAX_STALE_ENTRIES
+        if request.flags & SEQUENCE_END and not policy.is_iterative:
             self._close(sequence)
         self._place(sequence, now_ns)
 
@@ -402,7 +421,7 @@ class SequenceBatcher(ABC):
         """Requests that left their sequence's queue and are in no batch yet."""
 
     def _prepare(self, sequence: OpenSequence, request: Request) -> None:
-        """Give a request that is put into a batch its controls and states."""
+        """Give a request that may be put into a batch, and is the next of its sequence, its controls and states."""
         extra = self._policy.controls.of(request)
         states = sequence.states
         if states is not None:
@@ -416,9 +435,13 @@ class SequenceBatcher(ABC):
     def _begin(self, correlation_id: int | str, now_ns: int) -> OpenSequence:
         rules = self._policy.state_rules
         sequence = OpenSequence(correlation_id, SequenceStates(rules) if rules else None)
-        self._open[correlation_id] = sequence
         if self._policy.max_idle_ns:
             heapq.heappush(self._idle, (now_ns + self._policy.max_idle_ns, self._entry(), sequence))
+            if len(self._idle) > self._idle_limit:
+                # A sequence that is over may have had large states, and its idle limit may be hours.
+                self._idle = [entry for entry in self._idle if not entry[2].is_closed]
+                heapq.heapify(self._idle)
+                self._idle_limit = 2 * len(self._idle) + _MAX_STALE_ENTRIES
         if self._free:
             number, instance = heapq.heappop(self._free)
             slot = self._slots[instance][number]

@@ -119,6 +119,7 @@ class DirectSequenceBatcher(SequenceBatcher):
             if sequence is None or not sequence.queue:
                 continue
             head = sequence.queue[0]
+            self._prepare(sequence, head)
             if self._batch_key is not None:
                 if model is None:
                     key = self._batch_key(head)
@@ -129,7 +130,6 @@ class DirectSequenceBatcher(SequenceBatcher):
             sequence.queue.popleft()
             sequence.running = head
             self._count -= 1
-            self._prepare(sequence, head)
             rows[slot.number] = head
             taken.append(sequence)
         assert model is not None

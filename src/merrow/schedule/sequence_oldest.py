@@ -46,8 +46,6 @@ class OldestSequenceBatcher(SequenceBatcher):
         batch = self._batchers[instance].decide(now_ns)
         if batch is not None:
             self._count -= len(batch.requests)
-            for request in batch.requests:
-                self._prepare(self._sequence_of[request], request)
         return batch
 
     def has_batch(self, now_ns: int, instance: int = 0) -> bool:
@@ -59,6 +57,7 @@ class OldestSequenceBatcher(SequenceBatcher):
         assert sequence.slot is not None
         request = sequence.queue.popleft()
         sequence.running = request
+        self._prepare(sequence, request)
         queue_ns = request.queue_ns
         self._batchers[sequence.slot.instance].enqueue(request, now_ns)
         # The wait behind its sequence counts as queueing, too.

@@ -3,17 +3,18 @@
 A state has an input and an output name. At the start of a sequence the input holds the initial state: zeros, a file,
 or, where the configuration has none, zeros too (Triton leaves them undefined). After each request the input becomes
 what the model answered as the output; a model that did not answer it keeps it. A state may change its shape, where its
-dims are variable, at every step.
+dims are variable, at every step; requests whose states differ in shape do not share a batch.
 
 Source: Triton, model_configuration.md, "Implicit State Management"; sequence_state.cc.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from merrow.core.datatypes import BYTES, DATATYPES_OF_CONFIG, ELEMENT_BYTE_SIZES
 from merrow.core.errors import InvalidArgumentError
 from merrow.core.model_config import ModelConfig, ModelSequenceBatchingInitialState, ModelSequenceBatchingState
+from merrow.core.request import Request
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor, element_count
 
@@ -79,6 +80,21 @@ def state_rules(config: ModelConfig, read_file: Callable[[str], bytes]) -> tuple
             name, state.output_name, datatype, rows + dims, data, state.use_same_buffer_for_input_output
         )
     return tuple(rules.values())
+
+
+def batch_key_with_states(
+    batch_key: Callable[[Request], Hashable] | None, rules: tuple[StateRule, ...]
+) -> Callable[[Request], Hashable] | None:
+    """The same key, if any, for requests that have their states: rows of a batch must have states of equal shapes."""
+    names = [rule.input_name for rule in rules]
+    if not names:
+        return batch_key
+
+    def key(request: Request) -> Hashable:
+        shapes = tuple([tuple(request.inputs[name].shape) for name in names])
+        return shapes if batch_key is None else (shapes, batch_key(request))
+
+    return key
 
 
 class SequenceStates:
@@ -155,7 +171,7 @@ def _initial_data(
                 f"has {len(data)} bytes."
             )
         return data[:byte_size]
-    if not initial.zero_data:
+    if initial.zero_data is None:
         raise InvalidArgumentError(f"initial_state setting expects state'{name}' to have state_data set")
     return _zeros(datatype, initial.dims)
 
