@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 
 import pytest
 
+from merrow.backends.identity import IdentityBackend
 from merrow.backends.registry import backend_of
 from merrow.core.errors import InternalError, InvalidArgumentError, NotFoundError
 from merrow.engine.engine import Engine, IndexEntry
@@ -66,7 +68,14 @@ def write_config(repository, name, text):
     os.utime(path, ns=(later, later))
 
 
-def run(scenario, *repositories, mode=ModelControlMode.EXPLICIT, loader_options=None, **settings):
+def run(
+    scenario,
+    *repositories,
+    mode=ModelControlMode.EXPLICIT,
+    loader_options=None,
+    make_backend=backend_of,
+    **settings,
+):
     """Run `scenario(engine, started)` against an engine over these repositories."""
 
     async def main():
@@ -78,7 +87,7 @@ def run(scenario, *repositories, mode=ModelControlMode.EXPLICIT, loader_options=
             **settings,
         )
         environment = LocalEnvironment(loop, RecordingServices(), 1 << 20)
-        loader = ModelLoader(options, backend_of, None, time.monotonic_ns, environment, **(loader_options or {}))
+        loader = ModelLoader(options, make_backend, None, time.monotonic_ns, environment, **(loader_options or {}))
         engine = Engine(options, loader, time.monotonic_ns, MetricsPage(MetricsSettings(), time.monotonic_ns))
         started = await engine.start()
         try:
@@ -304,6 +313,28 @@ def test_polling_loads_a_model_when_its_double_is_gone(tmp_path):
     run(scenario, tmp_path / "r1", tmp_path / "r2", mode=ModelControlMode.POLL)
 
 
+def test_polling_takes_a_model_out_of_service_that_a_second_repository_has(tmp_path):
+    add_model(tmp_path / "r1", "m")
+    add_chain(tmp_path / "r1", "chain", "m")
+    (tmp_path / "r2").mkdir()
+
+    async def scenario(engine, started):
+        add_model(tmp_path / "r2", "m")
+        await engine._control.poll()
+        await settle(engine)
+        assert engine.repository_index(False) == [
+            IndexEntry("chain", 1, "UNAVAILABLE", "unloaded"),
+            IndexEntry("m", None, "UNAVAILABLE", "model appears in two or more repositories"),
+        ]
+        with pytest.raises(NotFoundError):
+            engine.find_model("m")
+        shutil.rmtree(tmp_path / "r1" / "m")
+        await engine._control.poll()
+        assert states(engine) == {"chain": "READY", "m": "READY"}
+
+    run(scenario, tmp_path / "r1", tmp_path / "r2", mode=ModelControlMode.POLL)
+
+
 def test_a_repository_that_is_away_does_not_hide_what_serves(tmp_path):
     add_model(tmp_path / "models", "m")
 
@@ -370,6 +401,93 @@ def test_other_instances_are_added_to_a_model_in_service(tmp_path):
     run(scenario, tmp_path, load_models=("m",))
 
 
+def test_instances_that_are_added_are_made_by_who_made_the_first(tmp_path):
+    # They may share something: a session of a runtime.
+    add_model(tmp_path, "m", "instance_group { count: 1 kind: KIND_CPU }")
+    made = []
+
+    def make_backend(name):
+        made.append(backend_of(name))
+        return made[-1]
+
+    async def scenario(engine, started):
+        add_model(tmp_path, "m", "instance_group { count: 3 kind: KIND_CPU }")
+        await engine.load_model("m")
+        assert len(engine.find_model("m").driver.instances) == 3
+        assert len(made) == 1
+
+    run(scenario, tmp_path, load_models=("m",), make_backend=make_backend)
+
+
+def test_instances_that_were_started_for_nothing_are_closed_passive_ones_too(tmp_path):
+    both_versions = "version_policy { all {} } instance_group { count: 1 kind: KIND_CPU }"
+    add_model(tmp_path, "m", both_versions, versions=(1, 2))
+    backends = []
+    running = Counter()
+
+    class Backend(IdentityBackend):
+        refuses = False
+
+        def create_instance(self, context, instance, host):
+            if self.refuses:
+                raise InternalError("no more")
+            running[context.version] += 1
+            made = super().create_instance(context, instance, host)
+            made.close = lambda: running.subtract({context.version: 1})
+            return made
+
+    def make_backend(name):
+        backends.append(Backend())
+        return backends[-1]
+
+    async def scenario(engine, started):
+        assert running == {1: 1, 2: 1}
+        engine._loader._backends[engine.find_model("m", 2).driver].refuses = True
+        more = "instance_group { count: 1 kind: KIND_CPU passive: true } instance_group { count: 1 kind: KIND_MODEL }"
+        add_model(tmp_path, "m", both_versions + more)
+        assert "no more" in await refusal(engine.load_model("m"))
+        assert running == {1: 1, 2: 1}
+
+    run(scenario, tmp_path, load_models=("m",), make_backend=make_backend)
+
+
+def test_instances_that_cannot_be_added_leave_the_others_for_the_next_load(tmp_path):
+    add_model(tmp_path, "m", "instance_group { count: 1 kind: KIND_CPU }")
+
+    async def scenario(engine, started):
+        before = engine.find_model("m")
+        add_model(tmp_path, "m", "instance_group { count: 1 kind: KIND_GPU }")
+        text = (
+            "version 1 is at READY state: Invalid argument: instance group m_0 of model m has kind KIND_GPU but no "
+            "GPUs are available;"
+        )
+        assert await refusal(engine.load_model("m")) == f"load failed for model 'm': {text}\n"
+        assert [f"version 1 is at READY state: {entry.reason};" for entry in engine.repository_index(False)] == [text]
+        add_model(tmp_path, "m", "instance_group { count: 2 kind: KIND_CPU }")
+        await engine.load_model("m")
+        assert engine.find_model("m").driver is before.driver
+        assert [entry.reason for entry in engine.repository_index(False)] == [""]
+
+    run(scenario, tmp_path, load_models=("m",))
+
+
+def test_a_version_that_comes_or_changes_leaves_the_others_as_they_are(tmp_path):
+    add_model(tmp_path, "m", "version_policy { all {} }")
+
+    async def scenario(engine, started):
+        kept = engine.find_model("m", 1)
+        add_model(tmp_path, "m", "version_policy { all {} }", versions=(2,))
+        await engine.load_model("m")
+        assert engine.ready_versions("m") == [1, 2]
+        second = engine.find_model("m", 2)
+        (tmp_path / "m" / "2" / "file").write_text("x")
+        await engine.load_model("m")
+        assert engine.find_model("m", 1).driver is kept.driver
+        assert engine.find_model("m", 2).driver is not second.driver
+
+    run(scenario, tmp_path, load_models=("m",))
+
+
 def test_versions_are_added_and_taken_away_beside_those_that_stay(tmp_path):
     add_model(tmp_path, "m", versions=(1, 2))
 
@@ -386,6 +504,21 @@ def test_versions_are_added_and_taken_away_beside_those_that_stay(tmp_path):
     run(scenario, tmp_path, load_models=("m",))
 
 
+def test_another_runtime_than_the_backends_own_is_refused(tmp_path):
+    add_model(tmp_path, "m", 'runtime: "libtriton_identity.so"')
+    add_model(tmp_path, "other", 'runtime: "model.py"')
+
+    async def scenario(engine, started):
+        await engine.load_model("m")
+        assert await refusal(engine.load_model("other")) == (
+            "load failed for model 'other': version 1 is at UNAVAILABLE state: Invalid argument: unable to find "
+            "backend library 'model.py' for model 'other', searched: the backend that is built in "
+            "('libtriton_identity.so');\n"
+        )
+
+    run(scenario, tmp_path)
+
+
 def test_one_bad_version_fails_them_all(tmp_path):
     add_model(
         tmp_path, "m", 'version_policy { all {} } parameters { key: "EXECUTION_PLACE" value { string_value: "x" } }'
@@ -395,7 +528,7 @@ def test_one_bad_version_fails_them_all(tmp_path):
     async def scenario(engine, started):
         message = await refusal(engine.load_model("m"))
         assert message.startswith("load failed for model 'm': version 1 is at UNAVAILABLE state: ")
-        assert ";\nversion 2 is at UNAVAILABLE state: " in message
+        assert ";version 2 is at UNAVAILABLE state: " in message
         assert message.endswith(";\n")
         assert [entry.version for entry in engine.repository_index(False)] == [1, 2]
 

@@ -235,11 +235,11 @@ def test_the_operators_place_wins_over_the_models(tmp_path):
 
 def test_warm_up_is_counted_and_a_failing_one_fails_the_load(tmp_path):
     warmup = """
-    model_warmup { name: "s" batch_size: 2 count: 3
-      inputs { key: "X" value { data_type: TYPE_FP32 dims: %d zero_data: true } } }
+    model_warmup { name: "s" batch_size: %d count: 3
+      inputs { key: "X" value { data_type: TYPE_FP32 dims: 2 zero_data: true } } }
     """
     add_model(tmp_path, "good", IDENTITY + warmup % 2)
-    add_model(tmp_path, "bad", IDENTITY + warmup % 3)
+    add_model(tmp_path, "bad", IDENTITY + warmup % 99)
 
     def scenario(engine, started):
         (counts,) = engine.model_statistics()

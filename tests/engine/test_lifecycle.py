@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from merrow.core.model_config import ModelConfig
 from merrow.engine.lifecycle import ModelLifecycle
 from merrow.engine.model import Model
 from merrow.repository.layout import ModelId
-from merrow.repository.plan import ModelPlan
+from merrow.repository.plan import Change, ModelPlan
 
 M = ModelId("", "m")
 
@@ -30,6 +31,21 @@ class Driver:
 
     def run_on(self, instance, requests, now_ns):
         raise AssertionError("there are no warm-up samples")
+
+
+class Update:
+    """Other instances for a version in service."""
+
+    added = passive = removed = ()
+
+    def __init__(self, model):
+        self.model = model
+
+    def apply(self):
+        return self.model
+
+    async def close(self):
+        pass
 
 
 class Loader:
@@ -62,6 +78,12 @@ class Loader:
             warmup_samples=(),
             plan=plan,
         )
+
+    async def change_instances(self, model, plan, run):
+        if self.failures.get(model.version, 0) > 0:
+            self.failures[model.version] -= 1
+            raise InternalError("boom")
+        return Update(replace(model, plan=plan))
 
     def remove_copy(self, directory):
         self.removed.append(directory)
@@ -120,10 +142,54 @@ def test_one_failure_leaves_everything_as_it_was():
         with pytest.raises(InvalidArgumentError) as caught:
             await lifecycle.load(M, plan(1, 2, 3))
         assert caught.value.message == (
-            "version 1 is at UNAVAILABLE state: Internal: boom;\nversion 3 is at UNAVAILABLE state: Internal: boom;"
+            "version 1 is at UNAVAILABLE state: Internal: boom;version 3 is at UNAVAILABLE state: Internal: boom;"
         )
         assert lifecycle.latest["m"] is serving
-        assert states(lifecycle) == {1: ("READY", ""), 3: ("UNAVAILABLE", "Internal: boom")}
+        assert states(lifecycle) == {
+            1: ("READY", ""),
+            2: ("UNAVAILABLE", "unloaded"),
+            3: ("UNAVAILABLE", "Internal: boom"),
+        }
+
+    run(scenario)
+
+
+def test_a_version_that_is_to_get_other_instances_stays_as_it_is_if_it_cannot():
+    async def scenario(lifecycle, loader):
+        await lifecycle.load(M, plan(1, 2))
+        loader.failures = {2: 1}
+        with pytest.raises(InvalidArgumentError) as caught:
+            await lifecycle.load(M, plan(1, 2), Change.INSTANCES)
+        assert caught.value.message == "version 2 is at READY state: Internal: boom;"
+        assert states(lifecycle) == {1: ("READY", ""), 2: ("READY", "Internal: boom")}
+        await lifecycle.load(M, plan(1, 2), Change.INSTANCES)
+        assert states(lifecycle) == {1: ("READY", ""), 2: ("READY", "")}
+
+    run(scenario)
+
+
+def test_only_versions_whose_files_changed_are_loaded_again():
+    async def scenario(lifecycle, loader):
+        await lifecycle.load(M, replace(plan(1, 2), modification_times={"1/f": 1, "2/f": 1}))
+        kept = lifecycle.ready[("m", 1)]
+        changed = replace(plan(1, 2, 3), modification_times={"1/f": 1, "2/f": 2, "3/f": 1})
+        await lifecycle.load(M, changed, Change.INSTANCES)
+        assert loader.loaded == [1, 2, 2, 3]
+        assert lifecycle.ready[("m", 1)].driver is kept.driver
+
+    run(scenario)
+
+
+def test_a_temporary_directory_stays_while_instances_that_came_from_it_do():
+    async def scenario(lifecycle, loader):
+        await lifecycle.load(M, plan(1, directory="/old"))
+        await lifecycle.load(M, plan(1, directory="/new"), Change.INSTANCES)
+        await lifecycle.load(M, plan(1, directory="/newer"), Change.INSTANCES)
+        assert loader.removed == []
+        model = lifecycle.latest["m"]
+        lifecycle.unload(M)
+        await drain(model)
+        assert sorted(loader.removed) == ["/new", "/newer", "/old"]
 
     run(scenario)
 

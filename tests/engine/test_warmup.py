@@ -32,15 +32,20 @@ def no_file(name):
 class Driver:
     """Answers each batch at once, as an inline instance would."""
 
-    def __init__(self, error=None):
+    def __init__(self, error=None, is_final=True):
         self.instances = [SimpleNamespace(name="m_0"), SimpleNamespace(name="m_1")]
         self.batches = []
+        self.input_names = []
         self.error = error
+        self.is_final = is_final
 
     def run_on(self, instance, requests, now_ns):
         self.batches.append((instance.name, len(requests)))
         for request in requests:
-            request.sink.on_response(Response("m", 1, error=self.error))
+            self.input_names.append(sorted(request.inputs))
+            request.sink.on_response(Response("m", 1, error=self.error, is_final=self.is_final))
+            if not self.is_final:
+                request.sink.on_response(Response("m", 1, is_empty=True))
 
 
 def run_samples(samples, model_config, driver):
@@ -96,28 +101,66 @@ def test_a_sample_of_batch_size_zero_is_skipped():
             sample(input_data_file="f"),
             "[request id: <id_unknown>] warmup setting expects 8 bytes, but the data provided from fonly has 3 bytes",
         ),
+        (
+            sample(data_type="TYPE_INVALID", zero_data=True),
+            "[request id: <id_unknown>] inference input 'X' data-type is '<invalid>', but model 'm' expects 'FP32'",
+        ),
+        (
+            sample(data_type="TYPE_INT32", zero_data=True),
+            "[request id: <id_unknown>] inference input 'X' data-type is 'INT32', but model 'm' expects 'FP32'",
+        ),
+        (
+            ModelWarmup(name="s", batch_size=1, inputs={"Y": ModelWarmupInput("TYPE_FP32", (2,), zero_data=True)}),
+            "[request id: <id_unknown>] expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing "
+            "required input(s) ['X']. Please provide all required input(s).",
+        ),
     ],
 )
-def test_an_incomplete_setting_is_refused(warmup, text):
+def test_a_sample_that_is_no_request_is_refused(warmup, text):
     with pytest.raises(InvalidArgumentError) as caught:
         plan_samples(config(warmup), lambda name: b"abc")
     assert caught.value.message == text
 
 
+@pytest.mark.parametrize("choice", ["zero_data", "random_data"])
+def test_what_is_chosen_counts_and_not_whether_it_says_true(choice):
+    (made,) = plan_samples(config(sample(**{choice: False})), no_file)
+
+    assert len(made.inputs["X"].data) == 8
+
+
+def test_an_input_that_the_configuration_does_not_list_reaches_the_model():
+    inputs = {name: ModelWarmupInput("TYPE_FP32", (2,), zero_data=True) for name in ("X", "Y")}
+    model_config = config(ModelWarmup(name="s", batch_size=1, inputs=inputs))
+    driver = Driver()
+    run_samples(plan_samples(model_config, no_file), model_config, driver)
+
+    assert driver.input_names == [["X", "Y"], ["X", "Y"]]
+
+
 @pytest.mark.parametrize(
-    ("warmup", "error", "text"),
+    ("driver", "batch_size", "text"),
     [
-        (sample(zero_data=True), InternalError("boom"), "failed to run warmup sample 's': boom; "),
-        (
-            sample(dims=(3,), zero_data=True),
-            None,
-            "failed to run warmup sample 's': [request id: <id_unknown>] unexpected shape for input 'X'",
-        ),
+        (Driver(InternalError("boom")), 1, "failed to run warmup sample 's': boom; "),
+        (Driver(InternalError("boom")), 2, "failed to run warmup sample 's': boom; boom; "),
+        # Of a decoupled model, which says afterwards that it has ended.
+        (Driver(InternalError("boom"), is_final=False), 1, "failed to run warmup sample 's': boom; "),
     ],
 )
-def test_a_failing_sample_fails_the_load(warmup, error, text):
-    model_config = config(warmup)
+def test_a_failing_sample_fails_the_load(driver, batch_size, text):
+    model_config = config(sample(batch_size, zero_data=True))
     samples = plan_samples(model_config, no_file)
     with pytest.raises(InvalidArgumentError) as caught:
-        run_samples(samples, model_config, Driver(error))
-    assert caught.value.message.startswith(text)
+        run_samples(samples, model_config, driver)
+    assert caught.value.message == text
+
+
+@pytest.mark.parametrize(("max_batch_size", "batch_size"), [(0, 2), (4, 5)])
+def test_a_sample_has_no_more_requests_than_the_model_takes_at_once(max_batch_size, batch_size):
+    model_config = config(sample(batch_size, zero_data=True), max_batch_size)
+    driver = Driver()
+    with pytest.raises(InvalidArgumentError) as caught:
+        run_samples(plan_samples(model_config, no_file), model_config, driver)
+    text = f"batch size {batch_size} for 'm_0', max allowed is {max_batch_size}; " * batch_size
+    assert caught.value.message == f"failed to run warmup sample 's': {text}"
+    assert driver.batches == []

@@ -75,14 +75,20 @@ def test_paths_that_lead_out(path: str):
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"), [("1/model.py", "1/model.py"), ("./1//model.py", "1/model.py"), ("a/../1/f", "1/f")]
+    ("path", "expected"),
+    [
+        ("1/model.py", "1/model.py"),
+        ("./1//model.py", "1/model.py"),
+        ("a/../1/f", "1/f"),
+        ("/1/model.py", "1/model.py"),
+    ],
 )
 def test_where_a_file_of_a_load_request_goes(path: str, expected: str):
     assert file_override_path(path) == expected
 
 
 @pytest.mark.parametrize(
-    ("path", "normalized"), [("../../x", "/x"), ("/etc/x", "/etc/x"), ("", "/"), (".", "/"), ("1/", "/1")]
+    ("path", "normalized"), [("../../x", "/x"), ("/../x", "/x"), ("", "/"), ("/", "/"), (".", "/"), ("1/", "/1")]
 )
 def test_a_file_of_a_load_request_must_stay_in_the_model(path: str, normalized: str):
     with pytest.raises(InvalidArgumentError) as error:

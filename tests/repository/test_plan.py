@@ -17,6 +17,7 @@ from merrow.repository.plan import (
     config_json,
     duplicate_warning,
     finish_config,
+    has_version_changed,
     load_plan,
     plan_model,
 )
@@ -190,10 +191,24 @@ def test_only_the_instances_changed():
     assert change_between(plan, _touched(plan, config_pbtxt=9)) is Change.INSTANCES
 
 
+def test_only_a_version_changed():
+    plan = _plan()
+    found = _touched(plan, **{"": 9, "1/model_py": 9, "12/model_py": 9})
+
+    assert change_between(plan, found) is Change.INSTANCES
+    assert [version for version in (1, 2, 12) if has_version_changed(plan, found, version)] == [1, 12]
+
+
+def test_a_file_that_is_gone_is_a_change():
+    plan = _touched(_plan(), **{"1/more": 1, "labels": 1})
+
+    assert change_between(plan, _touched(_plan(), labels=1)) is Change.INSTANCES
+    assert change_between(plan, _touched(_plan(), **{"1/more": 1})) is Change.RELOAD
+
+
 def test_anything_else_is_a_reload():
     plan = _plan()
 
-    assert change_between(plan, _touched(plan, **{"1/model_py": 9})) is Change.RELOAD
     assert change_between(plan, _touched(plan, new_txt=0)) is Change.RELOAD
     assert change_between(plan, replace(plan, source="/elsewhere/m")) is Change.RELOAD
     changed = replace(plan, config=replace(plan.config, input=(ModelInput("B"),)))

@@ -129,6 +129,36 @@ def test_links_are_followed_once_and_dangling_ones_left_out(tmp_path: Path):
     assert set(read_modification_times(str(tmp_path / "m"))) == {"", "1", "1/loop", "2", "2/model.py"}
 
 
+def test_what_python_leaves_of_an_import_is_no_change(tmp_path: Path):
+    _write(tmp_path / "1" / "model.py")
+    loaded = read_modification_times(str(tmp_path))
+    _write(tmp_path / "1" / "__pycache__" / "model.cpython-311.pyc")
+    _write(tmp_path / "__pycache__" / "shared.cpython-311.pyc")
+    found = read_modification_times(str(tmp_path))
+
+    assert found == {**loaded, "": 0, "1": 0}
+
+
+@pytest.mark.parametrize("has_bytecode", [False, True])
+def test_a_link_that_leads_elsewhere_is_newer_whatever_it_leads_to(tmp_path: Path, has_bytecode: bool):
+    for target in ("old", "new"):
+        _write(tmp_path / target / "model.py")
+        if has_bytecode:
+            _write(tmp_path / target / "__pycache__" / "model.cpython-311.pyc")
+    (tmp_path / "m").mkdir()
+    link = tmp_path / "m" / "1"
+    link.symlink_to(tmp_path / "new")
+    before = read_modification_times(str(tmp_path / "m"))["1"]
+    # Another link in its place, made later by the clock of the file system.
+    while True:
+        link.unlink()
+        link.symlink_to(tmp_path / "old")
+        if link.lstat().st_ctime_ns > before:
+            break
+
+    assert read_modification_times(str(tmp_path / "m"))["1"] > before
+
+
 def _with_labels(file_name: str) -> ModelConfig:
     return ModelConfig(name="m", output=(ModelOutput("PLAIN"), ModelOutput("OUT", label_filename=file_name)))
 

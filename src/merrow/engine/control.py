@@ -72,7 +72,7 @@ class _Poll:
 
     plans: dict[ModelId, ModelPlan] = field(default_factory=dict)
     failures: dict[str, PollFailure] = field(default_factory=dict)
-    # Directories that are there, whether they can be loaded or not.
+    # Models that have one directory, whether it can be loaded or not.
     present: set[ModelId] = field(default_factory=set)
 
 
@@ -257,7 +257,8 @@ class RepositoryControl:
         """
         self._locations = await self._run(self._reader.list_models)
         poll = await self._read_all()
-        # A directory that is there but cannot be read, or is there twice, keeps what is in service.
+        # A directory that is there but cannot be read keeps what is in service. Of a model that is there twice nobody
+        # can say which is meant, so that none is served, as in Triton.
         removed = [model_id for model_id in self._nodes if model_id not in poll.present]
         changes = self._changes(poll)
         if changes or removed:
@@ -270,10 +271,14 @@ class RepositoryControl:
         changes: dict[ModelId, Change] = {}
         for model_id, plan in poll.plans.items():
             node = self._nodes.get(model_id)
-            if node is None or node.failure or not self._lifecycle.serving(model_id):
+            serving = self._lifecycle.serving(model_id)
+            if node is None or not serving:
                 changes[model_id] = Change.RELOAD
                 continue
-            change = change_between(node.plan, plan)
+            # Versions in service are of one plan, which is not the last one if that could not be loaded.
+            change = change_between(next(iter(serving.values())).plan, plan)
+            if change is Change.NONE and node.failure:
+                change = Change.RELOAD
             if change is not Change.NONE:
                 changes[model_id] = change
         return changes
@@ -340,7 +345,7 @@ class RepositoryControl:
             else:
                 poll.plans[model_id] = plan
 
-        poll.present |= set(by_id)
+        poll.present |= {model_id for model_id, locations in by_id.items() if len(locations) == 1}
         reads = []
         for model_id, locations in by_id.items():
             if len(locations) > 1:

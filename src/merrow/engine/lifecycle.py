@@ -30,7 +30,7 @@ from merrow.engine.loader import InstanceUpdate, ModelLoader, RunBlocking
 from merrow.engine.model import Model
 from merrow.repository.ensemble import LATEST, composing_models
 from merrow.repository.layout import ModelId
-from merrow.repository.plan import Change, ModelPlan
+from merrow.repository.plan import Change, ModelPlan, has_version_changed
 from merrow.repository.version_policy import no_version_error
 
 _LOG = logging.getLogger("merrow.engine")
@@ -79,6 +79,8 @@ class ModelLifecycle:
         self._is_untidy = False
         self._tidying: asyncio.Task[None] | None = None
         self._leases: Counter[str] = Counter()
+        # Temporary directories that a version has instances from, besides that of its plan.
+        self._older_directories: dict[Model, tuple[str, ...]] = {}
         self._removals: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
@@ -132,7 +134,8 @@ class ModelLifecycle:
         """Load every version of a plan; all are published together, or none.
 
         Args:
-            change: with `INSTANCES`, versions in service stay and get the plan's instance groups.
+            change: with `INSTANCES`, versions in service whose files are the same stay, and get the plan's instance
+                groups.
 
         Raises:
             InvalidArgumentError: what failed, version by version, as the load API answers after its prefix.
@@ -146,7 +149,13 @@ class ModelLifecycle:
                 versions.clear()
             raise nothing
         serving = self.serving(model_id)
-        kept = [number for number in plan.versions if change is Change.INSTANCES and number in serving]
+        kept = [
+            number
+            for number in plan.versions
+            if change is Change.INSTANCES
+            and number in serving
+            and not has_version_changed(serving[number].plan, plan, number)
+        ]
         numbers = [number for number in plan.versions if number not in kept]
         for number in numbers:
             if number not in serving:
@@ -159,7 +168,7 @@ class ModelLifecycle:
         if self._is_stopping or any(isinstance(result, BaseException) for result in results):
             error = UnavailableError("Server exiting") if self._is_stopping else None
             failures = [await self._discard(result, error) for result in results]
-            raise self._load_failure(model_id, plan.name, [*numbers, *kept], failures)
+            raise self._load_failure(model_id, plan.name, [*numbers, *kept], failures, kept)
         self._publish(model_id, results)
 
     def unload(self, model_id: ModelId) -> None:
@@ -292,10 +301,13 @@ class ModelLifecycle:
                     self._retire(self._finish(replaced))
                 continue
             assert replaced is not None
-            self.release(replaced.plan.temporary_directory)
+            # Instances that stay were made from the files of then.
+            older = self._older_directories.pop(replaced, ())
+            self._older_directories[model] = (*older, replaced.plan.temporary_directory)
             for instance in result.removed:
                 self._retire(result.driver.close_instance(instance))
-            _LOG.info("changed the instances of '%s' version %d", model_id, model.version)
+            if result.added or result.passive or result.removed:
+                _LOG.info("changed the instances of '%s' version %d", model_id, model.version)
         for number in [number for number in serving if number not in published]:
             self._withdraw(model_id, number)
         self._refresh(model_id.name)
@@ -305,16 +317,21 @@ class ModelLifecycle:
         return f" ({self._done} of {self._begun})" if self._begun > 1 else ""
 
     def _load_failure(
-        self, model_id: ModelId, name: str, numbers: Sequence[int], failures: Sequence[BaseException | None]
+        self,
+        model_id: ModelId,
+        name: str,
+        numbers: Sequence[int],
+        failures: Sequence[BaseException | None],
+        kept: Sequence[int],
     ) -> InvalidArgumentError:
         versions = self._versions[model_id]
         clauses = []
         for number, failure in sorted(zip(numbers, failures, strict=True), key=lambda pair: pair[0]):
             status = versions[number]
             if failure is None:
-                # It would have loaded, alone.
+                # It would have loaded, alone; it was, and is gone again.
                 if status.model is None:
-                    del versions[number]
+                    versions[number] = VersionStatus("UNAVAILABLE", UNLOADED)
                 continue
             if isinstance(failure, ServerError):
                 reason = failure.describe()
@@ -326,9 +343,13 @@ class ModelLifecycle:
             _LOG.error("failed to load '%s' version %d: %s", model_id, number, reason)
             if status.model is None:
                 versions[number] = VersionStatus("UNAVAILABLE", reason)
-            # Said of what failed to load, also where an older one goes on serving.
-            clauses.append(f"version {number} is at UNAVAILABLE state: {reason};")
-        return InvalidArgumentError("\n".join(clauses))
+            # Said of what failed to load, also where an older one goes on serving. Who was to get other instances is
+            # what it was, and the index says why.
+            state = "UNAVAILABLE"
+            if number in kept:
+                state, status.reason = status.state, reason
+            clauses.append(f"version {number} is at {state} state: {reason};")
+        return InvalidArgumentError("".join(clauses))
 
     def _withdraw(self, model_id: ModelId, number: int) -> None:
         """Take one version out of the tables, and let it finish in the background."""
@@ -385,5 +406,6 @@ class ModelLifecycle:
             await model.driver.drain()
         finally:
             await model.close()
-            self.release(model.plan.temporary_directory)
+            for directory in (model.plan.temporary_directory, *self._older_directories.pop(model, ())):
+                self.release(directory)
             _LOG.info("successfully unloaded '%s' version %d", model.model_id, model.version)

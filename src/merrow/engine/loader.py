@@ -6,6 +6,7 @@ when a later step fails. What a configuration asks for and the server cannot do 
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -75,11 +76,15 @@ class RunBlocking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InstanceUpdate:
-    """A model in service with other instances: those that are added run, and wait to be taken into service."""
+    """A model in service with other instances: those that are added run, and wait to be taken into service.
+
+    Those that are `passive` run, too, and are never given work.
+    """
 
     model: Model
     driver: ModelDriver
     added: Sequence[PlacedInstance]
+    passive: Sequence[PlacedInstance]
     removed: Sequence[PlacedInstance]
 
     def apply(self) -> Model:
@@ -90,7 +95,7 @@ class InstanceUpdate:
 
     async def close(self) -> None:
         """Undo it before it was applied."""
-        for instance in self.added:
+        for instance in (*self.added, *self.passive):
             await self.driver.close_instance(instance)
 
 
@@ -131,6 +136,8 @@ class ModelLoader:
         self._clock = clock
         self._local_environment = local_environment
         self._loop = local_environment.loop
+        # What made the instances of each model that is loaded, and may share something among them.
+        self._backends: weakref.WeakKeyDictionary[ModelDriver, Backend] = weakref.WeakKeyDictionary()
         self.reader = RepositoryReader(settings)
 
     # Loading.
@@ -145,6 +152,7 @@ class ModelLoader:
         config = plan.config
         assert not config.is_ensemble, "ensembles are loaded by load_ensemble"
         backend = self._backend_of(config.backend)
+        _check_runtime(config)
         place = self._place_of(plan.name, config, backend)
         context = self._context(plan, version, config, backend)
         completed: ModelConfig | None = None
@@ -186,6 +194,7 @@ class ModelLoader:
             backend.batch_limit(config),
             self._loop.call_soon,
         )
+        self._backends[driver] = backend
         fingerprint = self._caches.fingerprint(plan, version, context.config_json)
         started = self._start_instances(context, backend, place, driver)
         for signature, instance in started:
@@ -223,7 +232,7 @@ class ModelLoader:
         driver = model.driver
         assert isinstance(driver, ModelDriver)
         assert model.place is not None
-        backend = self._backend_of(plan.config.backend)
+        backend = self._backends[driver]
         config = replace(model.config, instance_group=plan.config.instance_group)
         config = planning.finish_config(
             replace(config, version_policy=plan.config.version_policy),
@@ -238,11 +247,12 @@ class ModelLoader:
         changed = replace(
             model, config=config, config_json=context.config_json, plan=plan, started=(*change.kept, *started)
         )
-        # Passive ones are there, but never given work.
         instances = [instance for signature, instance in started if not signature[0].passive]
         for instance in instances:
             driver.prepare_instance(instance)
-        update = InstanceUpdate(changed, driver, instances, [instance for _, instance in change.removed])
+        passive = [instance for signature, instance in started if signature[0].passive]
+        removed = [instance for _, instance in change.removed]
+        update = InstanceUpdate(changed, driver, instances, passive, removed)
         try:
             await changed.warm_up(self._clock, instances)
         except BaseException:
@@ -461,3 +471,17 @@ class ModelLoader:
 
     def _call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
         return self._loop.call_later(max(0, deadline_ns - self._clock()) / 1e9, callback)
+
+
+def _check_runtime(config: ModelConfig) -> None:
+    """Refuse another library than the backend's own: what it would do, nobody here does.
+
+    Raises:
+        InvalidArgumentError
+    """
+    own = f"libtriton_{config.backend}.so"
+    if config.runtime not in ("", own):
+        raise InvalidArgumentError(
+            f"unable to find backend library '{config.runtime}' for model '{config.name}', searched: the backend that "
+            f"is built in ('{own}')"
+        )

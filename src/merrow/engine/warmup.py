@@ -1,8 +1,8 @@
 """Warm-up: sample requests that every instance runs before its model takes requests.
 
 A sample is `batch_size` requests of one row each, executed together, `count` times. It passes the same validation as a
-client's request but not the queue, and its executions are counted in the statistics, as in Triton. A sample that fails
-fails the load.
+client's request, before anything is started, but not the queue, and its executions are counted in the statistics, as in
+Triton. A sample that fails fails the load.
 
 Source: Triton, model_configuration.md, "Model Warmup"; core/src/backend_model.cc, GenerateWarmupData.
 """
@@ -18,7 +18,7 @@ from merrow.core.clock import Clock
 from merrow.core.datatypes import BYTES, DATATYPES_OF_CONFIG, ELEMENT_BYTE_SIZES, NUMPY_DTYPES
 from merrow.core.errors import InvalidArgumentError, ServerError
 from merrow.core.model_config import ModelConfig, ModelWarmup, ModelWarmupInput
-from merrow.core.request import Request
+from merrow.core.request import Request, ResponseSink
 from merrow.core.response import Response
 from merrow.core.tensor import Tensor, element_count
 from merrow.engine.validation import RequestValidator
@@ -36,14 +36,16 @@ _NO_ID = "[request id: <id_unknown>] "
 class WarmupSample:
     """One sample: how many requests run together, how often, and what each carries.
 
-    `control_inputs` are those that no client sends: controls and states of a model that batches sequences.
+    `extra_inputs` are those that no client can send: whatever the configuration does not list as an input, controls and
+    states of a model that batches sequences above all.
     """
 
     name: str
     request_count: int
     iteration_count: int
     inputs: Mapping[str, Tensor]
-    control_inputs: Mapping[str, Tensor]
+    extra_inputs: Mapping[str, Tensor]
+    max_batch_size: int
 
 
 def plan_samples(config: ModelConfig, read_file: Callable[[str], bytes]) -> list[WarmupSample]:
@@ -53,23 +55,25 @@ def plan_samples(config: ModelConfig, read_file: Callable[[str], bytes]) -> list
         read_file: the content of a file in the model's `warmup` directory.
 
     Raises:
-        ServerError: a setting is incomplete, or a file is missing or too short.
+        ServerError: a setting is incomplete, a file is missing or too short, or no client could send such a request.
     """
     rows = (1,) if config.max_batch_size else ()
-    controls = _control_names(config)
+    names = {model_input.name for model_input in config.input}
+    validator = RequestValidator(config)
     samples = []
     for warmup in config.model_warmup:
         if _is_wanted(warmup):
             tensors = {name: _tensor(name, setting, rows, read_file) for name, setting in warmup.inputs.items()}
-            samples.append(
-                WarmupSample(
-                    warmup.name,
-                    warmup.batch_size,
-                    max(1, warmup.count),
-                    {name: tensor for name, tensor in tensors.items() if name not in controls},
-                    {name: tensor for name, tensor in tensors.items() if name in controls},
-                )
+            sample = WarmupSample(
+                warmup.name,
+                warmup.batch_size,
+                max(1, warmup.count),
+                {name: tensor for name, tensor in tensors.items() if name in names},
+                {name: tensor for name, tensor in tensors.items() if name not in names},
+                config.max_batch_size,
             )
+            validator.validate(_request(config.name, 0, sample, _Sink(0)))
+            samples.append(sample)
     return samples
 
 
@@ -90,27 +94,27 @@ async def warm_up(
     for instance in instances:
         for sample in samples:
             start_ns = clock()
+            if sample.request_count > max(1, sample.max_batch_size):
+                limit = sample.max_batch_size
+                text = f"batch size {sample.request_count} for '{instance.name}', max allowed is {limit}"
+                raise _failure(sample, [text] * sample.request_count)
             for _ in range(sample.iteration_count):
                 sink = _Sink(sample.request_count)
+                requests = []
+                for _ in range(sample.request_count):
+                    request = _request(model_name, model_version, sample, sink)
+                    request.arrival_ns = clock()
+                    validator.validate(request)
+                    if sample.extra_inputs:
+                        request.inputs = {**request.inputs, **sample.extra_inputs}
+                    requests.append(request)
                 try:
-                    requests = []
-                    for _ in range(sample.request_count):
-                        inputs = {
-                            name: Tensor(name, tensor.datatype, tensor.shape, tensor.data)
-                            for name, tensor in sample.inputs.items()
-                        }
-                        request = Request(model_name, model_version, sink, inputs)
-                        request.arrival_ns = clock()
-                        validator.validate(request)
-                        if sample.control_inputs:
-                            request.inputs = {**request.inputs, **sample.control_inputs}
-                        requests.append(request)
                     run_on(instance, requests, clock())
-                    await sink.done
                 except ServerError as error:
-                    raise InvalidArgumentError(
-                        f"failed to run warmup sample '{sample.name}': {error.message}; "
-                    ) from None
+                    raise _failure(sample, [error.message]) from None
+                await sink.done.wait()
+                if sink.errors:
+                    raise _failure(sample, [error.message for error in sink.errors])
             _LOG.info(
                 "warmed up instance '%s' with sample '%s' in %.1f ms: %d x %d requests",
                 instance.name,
@@ -122,30 +126,31 @@ async def warm_up(
 
 
 class _Sink:
-    """Waits for the responses of a sample's requests; the first error is its result."""
+    """Waits for the final responses of a sample's requests, and keeps what failed."""
 
     def __init__(self, expected: int) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done = asyncio.Event()
+        self.errors: list[ServerError] = []
         self._expected = expected
 
     def on_response(self, response: Response) -> None:
-        if not response.is_final or self.done.done():
-            return
-        self._expected -= 1
         if response.error is not None:
-            self.done.set_exception(response.error)
-        elif not self._expected:
-            self.done.set_result(None)
+            self.errors.append(response.error)
+        if response.is_final:
+            self._expected -= 1
+            if not self._expected:
+                self.done.set()
 
 
-def _control_names(config: ModelConfig) -> frozenset[str]:
-    """Inputs that the server adds to the requests of a sequence."""
-    batching = config.sequence_batching
-    if batching is None:
-        return frozenset()
-    return frozenset(control.name for control in batching.control_input) | {
-        state.input_name for state in batching.state
-    }
+def _request(model_name: str, model_version: int, sample: WarmupSample, sink: ResponseSink) -> Request:
+    """A request of a sample, as a client could send it; its tensors are its own, validation may turn their shapes."""
+    inputs = {name: Tensor(name, tensor.datatype, tensor.shape, tensor.data) for name, tensor in sample.inputs.items()}
+    return Request(model_name, model_version, sink, inputs)
+
+
+def _failure(sample: WarmupSample, texts: Sequence[str]) -> InvalidArgumentError:
+    joined = "".join(f"{text}; " for text in texts)
+    return InvalidArgumentError(f"failed to run warmup sample '{sample.name}': {joined}")
 
 
 def _is_wanted(warmup: ModelWarmup) -> bool:
@@ -159,11 +164,10 @@ def _tensor(name: str, setting: ModelWarmupInput, rows: tuple[int, ...], read_fi
         raise InvalidArgumentError(
             f"warmup setting expects all variable-size dimensions are specified for input '{name}'"
         )
-    datatype = DATATYPES_OF_CONFIG.get(setting.data_type)
-    if datatype is None:
-        raise InvalidArgumentError(f"warmup setting expects a data_type for input '{name}', got {setting.data_type}")
+    # Without a type there are no bytes; that it does not suit the model is for validation to say.
+    datatype = DATATYPES_OF_CONFIG.get(setting.data_type, "<invalid>")
     count = element_count(setting.dims)
-    byte_size = count * (ELEMENT_BYTE_SIZES[datatype] or 4)
+    byte_size = count * (ELEMENT_BYTE_SIZES.get(datatype, 0) or 4)
     if setting.input_data_file is not None:
         data = read_file(setting.input_data_file)
         if datatype != BYTES:
@@ -174,9 +178,10 @@ def _tensor(name: str, setting: ModelWarmupInput, rows: tuple[int, ...], read_fi
                     f"{setting.input_data_file}only has {len(data)} bytes"
                 )
             data = data[:byte_size]
-    elif setting.random_data and datatype in NUMPY_DTYPES and datatype != BYTES:
+    # What is chosen counts, not whether it says true, as in Triton.
+    elif setting.random_data is not None and datatype in NUMPY_DTYPES and datatype != BYTES:
         data = _random_data(datatype, count)
-    elif setting.zero_data or setting.random_data:
+    elif setting.zero_data is not None or setting.random_data is not None:
         # Of BYTES, zeros are empty elements.
         data = bytes(byte_size)
     else:

@@ -92,11 +92,13 @@ def contains_path(relative: str) -> bool:
 def file_override_path(path: str) -> str:
     """Where a file that comes with a load request (parameter `file:<path>`) goes, relative to the model's directory.
 
+    A path that begins with a slash begins in that directory, as in Triton.
+
     Raises:
         InvalidArgumentError: that would lie outside, or is no file's name.
     """
     normalized = posixpath.normpath(posixpath.join("/", path.replace("\\", "/")))
-    if not contains_path(path) or normalized == "/" or path.endswith("/"):
+    if not contains_path(path.lstrip("/\\")) or normalized == "/" or path.endswith("/"):
         raise InvalidArgumentError(
             f"Invalid file parameter 'file:{path}' with normalized path '{normalized}' must stay within model "
             "directory."

@@ -91,7 +91,8 @@ class Change(enum.Enum):
     """What a load must do about a model that is loaded already."""
 
     NONE = "none"
-    # Only the instance groups or the version policy differ: instances are added and removed, nothing is reloaded.
+    # All that the versions share is the same but for the instance groups and the version policy: instances are added
+    # and removed, and only versions whose own files changed are loaded again.
     INSTANCES = "instances"
     RELOAD = "reload"
 
@@ -197,23 +198,31 @@ def config_json(config: ModelConfig) -> str:
 def change_between(loaded: ModelPlan, found: ModelPlan) -> Change:
     """What must be done about a loaded model, given a fresh plan of the same directory.
 
-    Only a path that is new or has a newer time counts as a change; a deletion shows in its directory's time. Tags,
-    which a file elsewhere has instead, need only differ.
+    A path that is new, has a newer time, or is gone counts as a change. Tags, which a file elsewhere has instead, need
+    only differ.
     """
     if loaded.source != found.source or not found.source:
         return Change.RELOAD
     changed = changed_paths(loaded, found.modification_times, found.entity_tags)
     if not changed and found.config_override in (None, loaded.config_override):
         return Change.NONE
-    # The model's own directory changes when an editor replaces the file.
-    if changed <= {layout.CONFIG_FILE, ""} and _is_instance_change(loaded.config, found.config):
+    # The model's own directory changes when an editor replaces the file, or a version comes or goes.
+    shared = {path for path in changed if path not in (layout.CONFIG_FILE, "") and _version_of(path) is None}
+    if not shared and _is_instance_change(loaded.config, found.config):
         return Change.INSTANCES
     return Change.RELOAD
+
+
+def has_version_changed(loaded: ModelPlan, found: ModelPlan, version: int) -> bool:
+    """Whether a version's own files are other than when it was loaded."""
+    changed = changed_paths(loaded, found.modification_times, found.entity_tags)
+    return any(_version_of(path) == version for path in changed)
 
 
 def changed_paths(loaded: ModelPlan, modification_times: Mapping[str, int], entity_tags: Mapping[str, str]) -> set[str]:
     """The paths of a model that are other than when it was loaded."""
     changed = {path for path, time in modification_times.items() if time > loaded.modification_times.get(path, -1)}
+    changed |= set(loaded.modification_times) - set(modification_times)
     changed |= {path for path, tag in entity_tags.items() if loaded.entity_tags.get(path) != tag}
     return changed | (set(loaded.entity_tags) - set(entity_tags))
 
@@ -238,6 +247,12 @@ def _read_config(directory: ModelDirectory, settings: PlanSettings, config_overr
         excerpt = f"\n{error.excerpt}" if error.excerpt else ""
         # Triton leaves out what is wrong, which is what one needs to know.
         raise _PlanError(f"failed to read text proto from {directory.config_path}: {error}{excerpt}") from None
+
+
+def _version_of(path: str) -> int | None:
+    """The version that a path of a model belongs to; None for what all share."""
+    versions = layout.read_version_directories([path.replace("\\", "/").partition("/")[0]]).versions
+    return versions[0] if versions else None
 
 
 def _is_instance_change(loaded: ModelConfig, found: ModelConfig) -> bool:

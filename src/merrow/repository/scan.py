@@ -19,6 +19,7 @@ from merrow.repository import layout
 
 _ENSEMBLE = re.compile(rb"platform\s*:\s*[\x22']ensemble[\x22']")
 _BLOCK_BYTE_SIZE = 1024 * 1024
+_BYTECODE_DIRECTORY = "__pycache__"
 
 
 class RepositoryError(Exception):
@@ -149,9 +150,15 @@ def scan_model(location: ModelLocation, config_name: str = "") -> ModelDirectory
 
 
 def read_modification_times(directory: str) -> dict[str, int]:
-    """When everything below last changed, and the directory itself (""): the later of mtime and ctime, nanoseconds."""
+    """When everything below last changed, and the directory itself (""): the later of mtime and ctime, nanoseconds.
+
+    What Python leaves in `__pycache__` when a model is loaded is no change of the model: neither it nor the time of the
+    directory that it is in counts (0).
+    """
     status = os.stat(directory)
     times = {"": _modification_time(status)}
+    # Of a link: what it leads to now may be older than what it led to before.
+    link_times: dict[str, int] = {}
     # Links are followed, as version directories often are links; a directory seen before is not entered again.
     entered = {(status.st_dev, status.st_ino)}
     pending = [""]
@@ -159,13 +166,19 @@ def read_modification_times(directory: str) -> dict[str, int]:
         parent = pending.pop()
         with os.scandir(os.path.join(directory, parent)) as entries:
             for entry in entries:
+                if entry.name == _BYTECODE_DIRECTORY:
+                    times[parent] = link_times.get(parent, 0)
+                    continue
                 path = os.path.join(parent, entry.name)
                 try:
                     status = entry.stat()
+                    times[path] = _modification_time(status)
+                    if entry.is_symlink():
+                        link_times[path] = _modification_time(entry.stat(follow_symlinks=False))
+                        times[path] = max(times[path], link_times[path])
                 except OSError:
                     # A dangling link, or a file that left meanwhile: no time, so a change once it is there.
                     continue
-                times[path] = _modification_time(status)
                 if stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in entered:
                     entered.add((status.st_dev, status.st_ino))
                     pending.append(path)
