@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+
+from examples.readiness import wait_until_ready
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "examples" / "models"
@@ -126,23 +127,6 @@ def free_port() -> int:
         return port
 
 
-def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether the server became ready, before it ended or the time was up."""
-    deadline = time.monotonic() + START_SECONDS
-    client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{port}")
-    try:
-        while server.poll() is None and time.monotonic() < deadline:
-            try:
-                if client.is_server_ready():
-                    return True
-            except OSError:
-                pass
-            time.sleep(0.05)
-        return False
-    finally:
-        client.close()
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Serve the example models, and ask them.")
     parser.add_argument("--once", action="store_true", help="stop after the answers")
@@ -158,7 +142,9 @@ def main(arguments: list[str] | None = None) -> int:
     # A session of its own: Ctrl-C reaches this process only, which then ends the server properly.
     server = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
-        if not wait_until_ready(server, port):
+        url = f"127.0.0.1:{port}"
+        client = tritonclient.http.InferenceServerClient(url)
+        if not wait_until_ready(client, url, START_SECONDS, lambda: server.poll() is None):
             how = f"did not become ready within {START_SECONDS} s" if server.poll() is None else "could not start"
             print(f"the server {how}; its log is above", file=sys.stderr)
             return 1

@@ -16,6 +16,8 @@ from merrow.frontends.http import status as http_status
 from merrow.frontends.http.routes import METHODS, resolve_target
 from merrow.observe.model_families import MODEL_FAMILIES
 from merrow.observe.server_families import SERVER_FAMILIES
+from merrow.repository.remote import address
+from merrow.repository.remote.credentials import parse_credentials
 from merrow.wire._generated import grpc_service_pb2
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +82,31 @@ class TestVariables:
         pages = "".join((DOCS / name).read_text() for name in ("python-models.md", "backends.md"))
 
         assert {name for name in PROCESS_SETTINGS if f"`{name}" not in pages} == set()
+
+
+class TestRepositoriesElsewhere:
+    def test_the_forms_that_are_named_are_understood(self):
+        table = [cells for cells in rows(DOCS / "behaviour.md") if "://" in cells[0]]
+        named = [span for cells in table for span in code_spans(cells[0])]
+
+        assert {address.parse(name).scheme for name in named} == {"s3", "gs", "as", "hf", "http", "https"}
+        assert all(address.is_remote(name) for name in named)
+
+    def test_the_credential_file_is_understood(self):
+        (text,) = re.findall(r"```json\n(.*?)```", (DOCS / "behaviour.md").read_text(), re.DOTALL)
+
+        assert parse_credentials(text).find("s3", "s3://bucket/models").profile == "other"
+
+
+class TestPythonModels:
+    @pytest.mark.parametrize("name", ["test_one_request", "test_a_batch_and_an_error"])
+    def test_tests_of_the_example_run_as_they_stand(self, name, monkeypatch):
+        monkeypatch.chdir(ROOT)
+        (source,) = re.findall(r"```python\n(import numpy.*?)```", (DOCS / "python-models.md").read_text(), re.DOTALL)
+        namespace = {}
+        exec(source, namespace)
+
+        namespace[name]()
 
 
 class TestProtocol:

@@ -15,6 +15,8 @@ import numpy as np
 import tritonclient.http
 from PIL import Image, ImageDraw, ImageFont
 
+from examples.readiness import wait_until_ready
+
 SIGN = ("Ever tried. Ever failed.", "No matter.", "Try again. Fail better.")
 
 
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("image", type=Path, nargs="?", help="a picture of your own; without one, a sign is drawn")
     options = parser.parse_args(arguments)
     image = draw_sign() if options.image is None else np.asarray(Image.open(options.image).convert("RGB"))
+    if not wait_until_ready(tritonclient.http.InferenceServerClient(options.url), options.url):
+        return 1
     for text, score, box in read_text(options.url, image):
         print(f"{score:4.0%}  {box}  {text}")
     return 0

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 
+from examples.readiness import wait_until_ready
 from examples.voice_activity.repository import fetch_recording
 
 SAMPLE_RATE = 16_000
@@ -87,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--wav", type=Path, help="a recording of your own: 16 kHz, one channel, 16 bits")
     options = parser.parse_args(arguments)
     samples = read_recording(options.wav or fetch_recording())
+    if not wait_until_ready(tritonclient.grpc.InferenceServerClient(options.url), options.url):
+        return 1
     # The second stream is the same speech a second later: it must get the same answers, later.
     recordings = {1: samples, 2: np.concatenate([np.zeros(SAMPLE_RATE // WINDOW * WINDOW, np.float32), samples])}
     for number, probabilities in stream(options.url, recordings).items():

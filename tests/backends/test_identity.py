@@ -168,6 +168,15 @@ def test_an_execution_can_be_delayed():
             {"execute_delay_ms": "soon"},
             "failed to convert execute_delay_ms 'soon' to a number for model 'm'",
         ),
+        *(
+            (
+                [X],
+                [Y],
+                {"creation_delay_sec": text},
+                f"failed to convert creation_delay_sec '{text}' to a number for model 'm'",
+            )
+            for text in ("inf", "nan", "1" * 11, ".5")
+        ),
         (
             [X],
             [Y],
@@ -341,7 +350,8 @@ def test_activities_are_for_the_server_s_own_process():
 
 def test_creation_is_delayed_once_for_all_instances(pauses, caplog):
     caplog.set_level(logging.INFO, "merrow.backends")
-    model = context([X], [Y], creation_delay_sec="2")
+    # What follows the digits is ignored, as C's stoi does.
+    model = context([X], [Y], creation_delay_sec=" 2.7 s")
     instance_of(model)
 
     assert pauses == [2]

@@ -35,6 +35,9 @@ class FakeStore:
         self.directory = directory
         self.tags = {"config.pbtxt": "1", "1": "directory"}
         self.copies = 0
+        self.config = CONFIG
+        self.copied_files = []
+        self.failure = None
 
     def list_models(self, repository):
         return [ModelLocation("remote", f"{repository}/remote", repository)]
@@ -48,8 +51,13 @@ class FakeStore:
     def copy_model(self, location, files):
         self.copies += 1
         directory = self.directory / f"copy{self.copies}"
-        add_model(directory.parent, directory.name)
+        add_model(directory.parent, directory.name, self.config)
         return str(directory)
+
+    def copy_file(self, name, target):
+        if self.failure is not None:
+            raise self.failure
+        self.copied_files.append((name, target))
 
 
 def test_all_repositories_are_listed_by_name(tmp_path):
@@ -137,6 +145,39 @@ def test_a_model_elsewhere_is_copied_when_it_has_changed(tmp_path):
     assert read(reader, "remote", known=plan).directory == str(tmp_path / "copy2")
     del store.tags["1"]
     assert read(reader, "remote", known=plan).directory == str(tmp_path / "copy3")
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("$$TRITON_MODEL_DIRECTORY/../env.tar.gz", f"{BUCKET}/env.tar.gz"),
+        ("gs://other/env.tar.gz", "gs://other/env.tar.gz"),
+        ("$$TRITON_MODEL_DIRECTORY/env.tar.gz", None),
+        ("/usr/bin/python3", None),
+    ],
+)
+def test_an_execution_environment_beside_a_model_elsewhere_is_copied_too(tmp_path, path, source):
+    reader = make_reader(BUCKET)
+    store = reader._store = FakeStore(tmp_path)
+    store.config = f'backend: "python" parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{path}" }} }}'
+    plan = read(reader, "remote")
+
+    here = "$$TRITON_MODEL_DIRECTORY/.environment/env.tar.gz"
+    assert plan.config.parameters["EXECUTION_ENV_PATH"].string_value == (path if source is None else here)
+    copied = [] if source is None else [(source, str(tmp_path / "copy1" / ".environment" / "env.tar.gz"))]
+    assert store.copied_files == copied
+
+
+def test_a_model_whose_execution_environment_cannot_be_copied_leaves_no_copy(tmp_path):
+    reader = make_reader(BUCKET)
+    store = reader._store = FakeStore(tmp_path)
+    store.config = CONFIG + 'parameters { key: "EXECUTION_ENV_PATH" value { string_value: "s3://other/env" } }'
+    store.failure = InternalError("failed to read s3://other/env: there is nothing there")
+    failure = read(reader, "remote")
+
+    assert isinstance(failure, PollFailure)
+    assert failure.reason == "failed to read s3://other/env: there is nothing there"
+    assert not (tmp_path / "copy1").exists()
 
 
 def test_an_agent_that_refuses_a_copy_leaves_none(tmp_path):

@@ -54,6 +54,8 @@ _RESPONSE_PARAMETERS: dict[str, bool | int | float | str] = {
 
 _INPUT_NAME = re.compile(r"INPUT(\d.*)", re.DOTALL)
 _OUTPUT_NAME = re.compile(r"OUTPUT(\d.*)", re.DOTALL)
+_INTEGER = re.compile(r"\s*[+-]?\d+")
+_MAX_INT32 = 2**31 - 1
 
 _METRIC = "input_byte_size_counter"
 _METRIC_HELP = "Cumulative input byte size of all requests received by the model"
@@ -95,7 +97,7 @@ class IdentityBackend(Backend):
         _activities_of(config)
         creation_delay = _number(config, "creation_delay_sec")
         if creation_delay > 0:
-            _LOG.info("Creation delay is set to: %g", creation_delay)
+            _LOG.info("Creation delay is set to: %d", creation_delay)
             time.sleep(creation_delay)
 
     def create_instance(self, context: ModelContext, instance: InstanceDescription, host: InstanceHost) -> Instance:
@@ -317,19 +319,24 @@ def _activities_of(config: ModelConfig) -> _Activities | None:
         return None
     frequency = 1
     if "nested_span_count" in config.parameters and "single_activity_frequency" in config.parameters:
-        frequency = int(_number(config, "single_activity_frequency"))
+        frequency = _number(config, "single_activity_frequency")
         if frequency < 1:
             raise InvalidArgumentError(f"single_activity_frequency of model '{config.name}' must be at least 1")
-    return _Activities(int(_number(config, "nested_span_count")), frequency)
+    return _Activities(_number(config, "nested_span_count"), frequency)
 
 
-def _number(config: ModelConfig, key: str) -> float:
+def _number(config: ModelConfig, key: str) -> int:
+    """An integer parameter, 0 if absent. As C reads it: what follows the digits is ignored.
+
+    Raises:
+        InvalidArgumentError: there are none, or it is more than 32 bits hold.
+    """
     parameter = config.parameters.get(key)
     if parameter is None:
-        return 0.0
-    try:
-        return float(parameter.string_value)
-    except ValueError:
+        return 0
+    match = _INTEGER.match(parameter.string_value)
+    if match is None or not -_MAX_INT32 - 1 <= int(match[0]) <= _MAX_INT32:
         raise InvalidArgumentError(
             f"failed to convert {key} '{parameter.string_value}' to a number for model '{config.name}'"
-        ) from None
+        )
+    return int(match[0])

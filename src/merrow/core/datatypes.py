@@ -6,6 +6,8 @@ the model configuration (`TYPE_FP32`, `TYPE_STRING`) stay in `core.model_config`
 Source: Triton, model_configuration.md, "Datatypes".
 """
 
+from typing import Any
+
 import numpy as np
 
 BYTES = "BYTES"
@@ -29,7 +31,7 @@ ELEMENT_BYTE_SIZES: dict[str, int] = {
 }
 
 # BF16 has no numpy dtype: such a tensor is bytes here, and reaches frameworks through DLPack.
-NUMPY_DTYPES: dict[str, np.dtype] = {
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype("<u1"),
     "UINT16": np.dtype("<u2"),
@@ -71,10 +73,10 @@ CONFIG_TYPE_NUMBERS: dict[str, int] = {
     "TYPE_BF16": 14,
 }
 
-_DATATYPES_OF_NUMPY: dict[np.dtype, str] = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
+_DATATYPES_OF_NUMPY: dict[np.dtype[Any], str] = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
 
 
-def datatype_of_numpy(dtype: np.dtype) -> str | None:
+def datatype_of_numpy(dtype: np.dtype[Any]) -> str | None:
     """The protocol name for a numpy dtype; None where the protocol has none (complex, datetime, unicode).
 
     Object and bytes (`S`) arrays are BYTES. Big-endian dtypes have no name: convert first.

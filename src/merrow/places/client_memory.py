@@ -21,7 +21,7 @@ def read_file(descriptor: int, offset: int, byte_size: int) -> memoryview:
         OSError: it cannot be read.
     """
     content = np.empty(byte_size, np.uint8)
-    view = memoryview(content)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+    view = memoryview(content)  # type: ignore[arg-type,unused-ignore]  # numpy's types for Python 3.10 have no buffers
     position = 0
     while position < byte_size:
         count = os.preadv(descriptor, [view[position : position + _MAX_COPY_BYTE_SIZE]], offset + position)

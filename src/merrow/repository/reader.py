@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from merrow.core.errors import AlreadyExistsError, InternalError, InvalidArgumentError, ServerError
+from merrow.core.model_config import ModelParameter
 from merrow.repository import agents, scan
 from merrow.repository import plan as planning
 from merrow.repository.layout import ModelId, check_model_name
@@ -26,6 +27,11 @@ from merrow.repository.scan import ModelLocation
 from merrow.settings import RepositorySettings
 
 _LOG = logging.getLogger("merrow.repository")
+
+_ENVIRONMENT_PARAMETER = "EXECUTION_ENV_PATH"
+_DIRECTORY_VARIABLE = "$$TRITON_MODEL_DIRECTORY"
+# In the copy of a model, for what was not in its directory.
+_ENVIRONMENT_FOLDER = ".environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,33 @@ class RepositoryReader:
             return known
         directory = self._store.copy_model(location, listing)
         local = ModelLocation(location.name, directory, location.repository)
-        return self._plan_copy(local, directory, overrides, source=location.directory, tags=tags)
+        plan = self._plan_copy(local, directory, overrides, source=location.directory, tags=tags)
+        if isinstance(plan, PollFailure):
+            return plan
+        try:
+            return self._copy_environment(plan)
+        except ServerError:
+            self.remove_copy(directory)
+            raise
+
+    def _copy_environment(self, plan: ModelPlan) -> ModelPlan:
+        """Copy the execution environment of a model elsewhere, if it lies beside the model's directory and not in it.
+
+        Source: Triton, core/src/filesystem/api.cc: LocalizePythonBackendExecutionEnvironmentPath.
+        """
+        parameter = plan.config.parameters.get(_ENVIRONMENT_PARAMETER)
+        if parameter is None:
+            return plan
+        path = parameter.string_value
+        if path.startswith(_DIRECTORY_VARIABLE):
+            path = plan.source + path.removeprefix(_DIRECTORY_VARIABLE)
+        path = address.collapse(path)
+        if not address.is_remote(path) or path.startswith(f"{plan.source}/"):
+            return plan
+        name = f"{_ENVIRONMENT_FOLDER}/{path.rpartition('/')[2]}"
+        self._store.copy_file(path, f"{plan.directory}/{name}")
+        parameters = {**plan.config.parameters, _ENVIRONMENT_PARAMETER: ModelParameter(f"{_DIRECTORY_VARIABLE}/{name}")}
+        return replace(plan, config=replace(plan.config, parameters=parameters))
 
     def _plan_copy(
         self, location: ModelLocation, directory: str, overrides: Overrides, source: str, tags: Mapping[str, str]

@@ -5,7 +5,7 @@ from merrow.backends.base import Deferral
 from merrow.backends.probes.repeat import RepeatBackend
 from merrow.core.errors import InvalidArgumentError
 from merrow.testing.recording_host import RecordingHost
-from tests.backends.probes.probe_requests import CPU, config, context, outcomes, request
+from tests.backends.probes.probe_requests import CPU, config, context, request
 
 INPUTS = [("IN", "INT32", (-1,)), ("DELAY", "UINT32", (-1,)), ("WAIT", "UINT32", (1,))]
 OUTPUTS = [("OUT", "INT32", (1,)), ("IDX", "UINT32", (1,))]
@@ -88,12 +88,13 @@ def test_the_instance_is_busy_for_the_wait():
     assert execution.end_ns - execution.start_ns >= 20_000_000
 
 
-def test_shapes_that_differ_are_an_error_of_the_request():
-    (execution,), sent = run(ask([1], [0, 0]))
+def test_shapes_that_differ_are_an_error_of_the_request_which_comes_before_the_wait():
+    (execution,), ((_, response),) = run(ask([1], [0, 0], wait=20))
 
-    assert outcomes(execution) == ["expected IN and DELAY shape to match, got [1] and [2]"]
-    assert execution.outcomes[0].is_final
-    assert sent == []
+    assert response.error.message == "expected IN and DELAY shape to match, got [1] and [2]"
+    assert response.is_final
+    assert execution.outcomes == [Deferral.DEFERRED]
+    assert execution.end_ns - execution.start_ns >= 20_000_000
 
 
 def test_a_batch_is_refused():

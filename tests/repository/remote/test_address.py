@@ -53,3 +53,17 @@ def test_names_are_joined_and_printed_without_passwords():
     assert address.join("s3://bucket/path/", "m") == "s3://bucket/path/m"
     assert address.printable("https://user:secret@host/m") == "https://***@host/m"
     assert address.printable("s3://bucket/a@b") == "s3://bucket/a@b"
+    text = "no answer from https://host for a@b, nor from http://user:secret@host"
+    assert address.printable(text) == "no answer from https://host for a@b, nor from http://***@host"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/models/m/../env.tar.gz", "s3://bucket/models/env.tar.gz"),
+        ("s3://http://host:1/bucket/m/./a/../../env", "s3://http://host:1/bucket/env"),
+        ("/usr/bin/python3", "/usr/bin/python3"),
+    ],
+)
+def test_names_are_brought_to_their_shortest_form(text, expected):
+    assert address.collapse(text) == expected

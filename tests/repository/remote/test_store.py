@@ -1,5 +1,7 @@
 """The store over fsspec's filesystem in memory, with errors and tags of our choosing."""
 
+import errno
+import fcntl
 import logging
 import os
 from pathlib import Path
@@ -8,6 +10,7 @@ import fsspec
 import pytest
 
 from merrow.core.errors import InternalError, UnsupportedError
+from merrow.repository.remote import store as store_module
 from merrow.repository.remote.store import RemoteStore
 from merrow.settings import CloudSettings
 
@@ -44,6 +47,11 @@ class MemoryStore:
             for key, entry in found.items()
         }
 
+    def info(self, path):
+        self._fail()
+        entry = self.files.info(path)
+        return entry if entry["type"] == "directory" else {**entry, "ETag": hash(self.files.cat_file(path))}
+
     def get_file(self, rpath, lpath, callback=None):
         self._fail()
         self.copied.append(rpath.lstrip("/"))
@@ -64,7 +72,9 @@ def memory():
     store = MemoryStore()
     store.put(CONFIG, b"config")
     store.put(MODEL, b"code")
-    return store
+    yield store
+    # Its traceback holds the store that was tested, and that its lock.
+    store.failure = None
 
 
 def make_store(memory, tmp_path, **settings):
@@ -157,17 +167,113 @@ def test_blobs_that_no_model_uses_go_when_there_are_too_many(memory, tmp_path):
         path.unlink()
     copy(store)
     assert len(os.listdir(tmp_path / "cache" / "blobs")) == 2
+    # What is gone is not remembered, either.
+    assert len(os.listdir(tmp_path / "cache" / "known")) == 2
 
 
-def test_directories_of_servers_that_ended_are_removed(memory, tmp_path):
-    ended = tmp_path / "cache" / "models" / "4194304-x"
-    living = tmp_path / "cache" / "models" / f"{os.getpid()}-x"
-    for directory in (ended, living):
-        directory.mkdir(parents=True)
+def test_a_copy_is_in_use_before_anyone_can_take_it_for_unused(memory, tmp_path, monkeypatch):
+    """Another server that removes unused blobs at the worst time."""
+    store = make_store(memory, tmp_path)
+    other = make_store(memory, tmp_path, cache_byte_size=0)
+    publish = os.replace
+
+    def publish_and_trim(source, target):
+        publish(source, target)
+        other._trim()
+
+    monkeypatch.setattr(os, "replace", publish_and_trim)
+
+    assert contents(copy(store)) == {"config.pbtxt": b"config", "1/model.py": b"code"}
+
+
+def test_where_there_are_no_links_files_are_copied(memory, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = make_store(memory, tmp_path)
+
+    expected = {"config.pbtxt": b"config", "1/model.py": b"code"}
+    assert contents(copy(store)) == contents(copy(store)) == expected
+
+
+def test_a_file_that_changes_while_it_is_copied_is_an_error(memory, tmp_path):
+    store = make_store(memory, tmp_path)
+    (location,) = store.find_model(REPOSITORY, "m")
+    files = store.list_files(location)
+    memory.put(MODEL, b"other code")
+
+    with pytest.raises(InternalError) as caught:
+        store.copy_model(location, files)
+    assert caught.value.message == (
+        "failed to read s3://bucket/models/m: /bucket/models/m/1/model.py has 10 bytes, but had 4 in the list of "
+        "files: it was changed meanwhile"
+    )
+    assert os.listdir(tmp_path / "cache" / "models") == []
+
+
+def test_what_servers_left_that_ended_is_removed(memory, tmp_path):
+    cache = tmp_path / "cache"
+    for name in ("models", "blobs", "servers"):
+        (cache / name).mkdir(parents=True)
+    # One was killed, of another nothing is known any more.
+    (cache / "servers" / "killed").touch()
+    for name in ("killed-x", "unknown-x"):
+        (cache / "models" / name).mkdir()
+        (cache / "blobs" / f"incoming-{name}").touch()
     copy(make_store(memory, tmp_path))
 
-    assert not ended.exists()
-    assert living.exists()
+    assert len(os.listdir(cache / "models")) == len(os.listdir(cache / "servers")) == 1
+    assert len(os.listdir(cache / "blobs")) == 2
+
+
+def test_what_servers_have_that_live_stays(memory, tmp_path):
+    living = make_store(memory, tmp_path)
+    directory = copy(living)
+    (tmp_path / "cache" / "blobs" / f"incoming-{Path(directory).name}").touch()
+    copy(make_store(memory, tmp_path))
+
+    assert contents(directory) == {"config.pbtxt": b"config", "1/model.py": b"code"}
+    assert len(os.listdir(tmp_path / "cache" / "blobs")) == 3
+
+
+@pytest.mark.parametrize("broken", ["flock", None])
+def test_nothing_is_removed_where_nobody_can_tell_who_lives(memory, tmp_path, monkeypatch, broken):
+    """A filesystem without locks, and a system."""
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if broken:
+        monkeypatch.setattr(fcntl, broken, refuse)
+    else:
+        monkeypatch.setattr(store_module, "fcntl", None)
+    left = tmp_path / "cache" / "models" / "killed-x"
+    left.mkdir(parents=True)
+    (tmp_path / "cache" / "servers").mkdir()
+    (tmp_path / "cache" / "servers" / "killed").touch()
+
+    assert contents(copy(make_store(memory, tmp_path))) == {"config.pbtxt": b"config", "1/model.py": b"code"}
+    assert left.exists()
+
+
+def test_a_lock_that_another_server_took_for_a_left_one_is_taken_anew(memory, tmp_path, monkeypatch):
+    removed = []
+    lock = fcntl.flock
+
+    def lock_late(descriptor, operation):
+        if operation == fcntl.LOCK_EX and not removed:
+            (path,) = (tmp_path / "cache" / "servers").iterdir()
+            path.unlink()
+            removed.append(path.name)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    directory = copy(make_store(memory, tmp_path))
+
+    (name,) = os.listdir(tmp_path / "cache" / "servers")
+    assert removed != [name]
+    assert Path(directory).name.startswith(f"{name}-")
 
 
 def test_the_operator_says_where_copies_are_made(memory, tmp_path):
@@ -197,6 +303,99 @@ def test_an_error_names_the_place_and_no_secret(memory, tmp_path):
     with pytest.raises(InternalError) as caught:
         store.list_models(REPOSITORY)
     assert caught.value.message == "failed to read s3://bucket/models: denied for *** and more"
+
+
+def test_an_error_tells_no_password_of_a_url(memory, tmp_path):
+    store = make_store(memory, tmp_path)
+    memory.failure = OSError("no answer from http://user:secret@host/models")
+
+    with pytest.raises(InternalError) as caught:
+        store.list_models("http://user:secret@host/models")
+    assert caught.value.message == ("failed to read http://***@host/models: no answer from http://***@host/models")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bucket/models", "there is nothing there"),
+        ("http://user:secret@host/models", "there is nothing there"),
+        ("The specified bucket does not exist", "The specified bucket does not exist"),
+    ],
+)
+def test_what_is_not_there_is_said_in_words(memory, tmp_path, text, expected):
+    store = make_store(memory, tmp_path)
+    memory.failure = FileNotFoundError(text)
+
+    with pytest.raises(InternalError) as caught:
+        store.list_models(REPOSITORY)
+    assert caught.value.message == f"failed to read s3://bucket/models: {expected}"
+
+
+def test_a_single_file_is_copied_by_way_of_the_cache(memory, tmp_path):
+    memory.put("bucket/env.tar.gz", b"environment")
+    store = make_store(memory, tmp_path)
+    directory = copy(store)
+    for name in ("first", "second"):
+        store.copy_file("s3://bucket/env.tar.gz", os.path.join(directory, "beside", name))
+
+    assert contents(directory)["beside/first"] == contents(directory)["beside/second"] == b"environment"
+    assert memory.copied.count("bucket/env.tar.gz") == 1
+
+
+def test_a_directory_is_no_file(memory, tmp_path):
+    store = make_store(memory, tmp_path)
+    directory = copy(store)
+
+    with pytest.raises(InternalError, match="failed to read s3://bucket/models/m: it is a directory"):
+        store.copy_file("s3://bucket/models/m", os.path.join(directory, "m"))
+
+
+class WebServer:
+    """Pages with links, as Apache makes them: names are quoted, and every page can be sorted."""
+
+    def __init__(self, *paths):
+        self.files = {f"http://host/models/{path}": path.encode() for path in paths}
+
+    def open(self, address, credential):
+        return self
+
+    def ls(self, path, detail=True):
+        names = {key.removeprefix(f"{path}/").partition("/")[0] for key in self.files}
+        pages = [{"name": f"{path}/{name}/", "type": "directory", "size": None} for name in sorted(names)]
+        return [*pages, {"name": f"{path}/?C=N;O=D", "type": "file", "size": None}]
+
+    def find(self, path, withdirs=False, detail=False):
+        links = [key for key in self.files if key.startswith(f"{path}/")]
+        links += [f"{path}/?C=N;O=D", f"{path}/1/?C=N;O=D", f"{path}/#top"]
+        return {key: {"name": key, "type": "file", "size": None} for key in links}
+
+    def info(self, path):
+        return {"name": path, "size": len(self.files[path]), "ETag": path, "type": "file"}
+
+    def get_file(self, rpath, lpath, callback=None):
+        Path(lpath).write_bytes(self.files[rpath])
+
+    def invalidate_cache(self, path=None):
+        pass
+
+
+def test_of_a_page_s_links_only_those_to_files_count_and_names_are_unquoted(tmp_path):
+    web = WebServer("m/config.pbtxt", "m/1/a%20b%25.txt")
+    store = make_store(web, tmp_path)
+    (location,) = store.list_models("http://host/models")
+    directory = store.copy_model(location, store.list_files(location))
+
+    assert location.name == "m"
+    assert contents(directory) == {"config.pbtxt": b"m/config.pbtxt", "1/a b%.txt": b"m/1/a%20b%25.txt"}
+
+
+def test_an_unquoted_name_leads_nowhere_else(tmp_path):
+    web = WebServer("m/config.pbtxt", "m/1/%2e%2e%2f%2e%2e%2f%2e%2e%2fx")
+    store = make_store(web, tmp_path)
+    (location,) = store.list_models("http://host/models")
+
+    with pytest.raises(InternalError, match=r"failed to read http://host/models/m: bad name '1/\.\./\.\./\.\./x'"):
+        store.list_files(location)
 
 
 def test_a_copy_that_breaks_off_leaves_nothing(memory, tmp_path):

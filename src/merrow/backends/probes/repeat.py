@@ -21,7 +21,6 @@ from merrow.backends.base import (
     InstanceDescription,
     InstanceHost,
     ModelContext,
-    Outcome,
     Place,
 )
 from merrow.backends.probes.signature import required_input
@@ -93,13 +92,13 @@ class RepeatInstance(Instance):
         (request,) = requests
         wait_ms = int(required_input(request, "WAIT").as_numpy()[0])
         values, delays = required_input(request, "IN"), required_input(request, "DELAY")
-        outcome: Outcome = Deferral.DEFERRED
         if tuple(values.shape) != tuple(delays.shape):
             error = InvalidArgumentError(
                 f"expected IN and DELAY shape to match, got {_format_dims(values.shape)} and "
                 f"{_format_dims(delays.shape)}"
             )
-            outcome = Response(self._model_name, self._model_version, error=error)
+            # The client knows at once; the instance is busy all the same.
+            self._host.send(request, Response(self._model_name, self._model_version, error=error))
         else:
             steps = list(zip(values.as_numpy().tolist(), delays.as_numpy().tolist(), strict=True))
             thread = threading.Thread(target=self._answer, args=(request, steps), name=f"repeat {self._model_name}")
@@ -108,7 +107,7 @@ class RepeatInstance(Instance):
         if wait_ms:
             time.sleep(wait_ms / 1000)
         end_ns = time.monotonic_ns()
-        return Execution([outcome], start_ns, start_ns, end_ns, end_ns)
+        return Execution([Deferral.DEFERRED], start_ns, start_ns, end_ns, end_ns)
 
     def close(self) -> None:
         for thread in self._threads:

@@ -100,7 +100,7 @@ class Tensor:
             raise TritonModelException("Tensor name cannot be an empty string.")
         datatype, array = import_tensor(provider)
         if datatype == _BF16:
-            data = memoryview(array.reshape(-1))  # type: ignore[arg-type]  # see below
+            data = memoryview(array.reshape(-1))  # type: ignore[arg-type,unused-ignore]  # see below
             return tensor_of_input(PrivateTensor(name, _BF16, array.shape[:-1], data))
         return Tensor(name, array)
 
@@ -137,7 +137,7 @@ def encode_output(tensor: Tensor) -> core.Tensor:
         return core.Tensor(tensor._name, datatype, array.shape, array.tobytes())
     flat = array.reshape(-1).view(np.uint8)
     # numpy's types for Python 3.10 do not say that arrays are buffers.
-    return core.Tensor(tensor._name, datatype, array.shape, memoryview(flat))  # type: ignore[arg-type]
+    return core.Tensor(tensor._name, datatype, array.shape, memoryview(flat))  # type: ignore[arg-type,unused-ignore]
 
 
 def copy_output(output: core.Tensor) -> core.Tensor:

@@ -277,7 +277,7 @@ class PeerArena:
             SharedMemoryError: as `check`.
         """
         array = loans.lend(self.check(segment, offset, byte_size), segment, offset, byte_size)
-        return memoryview(array)  # type: ignore[arg-type]  # numpy's types for Python 3.10 have no buffers
+        return memoryview(array)  # type: ignore[arg-type,unused-ignore]  # numpy's types for Python 3.10 have no buffers
 
     def check(self, segment: int, offset: int, byte_size: int) -> mmap.mmap:
         """The mapping that holds the block.

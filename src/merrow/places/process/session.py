@@ -375,7 +375,7 @@ class Session:
         for block in self._blocks:
             start = offset - block.offset
             if block.segment == segment and start >= 0 and start + byte_size <= len(block.array):
-                view = memoryview(block.array)  # type: ignore[arg-type]
+                view = memoryview(block.array)  # type: ignore[arg-type,unused-ignore]
                 return view[start : start + byte_size]
         raise ProtocolError(f"a reference to {byte_size} bytes at {offset} in segment {segment}, which were not lent")
 

@@ -18,7 +18,7 @@ from merrow.core.errors import InvalidArgumentError
 
 _SCHEME = re.compile(r"(s3|gs|as|hf|https?)://")
 _S3_ENDPOINT = re.compile(r"s3://(?:(https?)://)?([0-9a-zA-Z.\-]+):([0-9]+)/(.+)")
-_USER = re.compile(r"://[^/@]*@")
+_USER = re.compile(r"://[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,11 @@ class Address:
     path: str
     endpoint: str = ""
     account: str = ""
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it is a web server, whose directories are pages with links."""
+        return self.scheme in ("http", "https")
 
 
 def is_remote(repository: str) -> bool:
@@ -79,9 +84,20 @@ def join(repository: str, name: str) -> str:
     return f"{repository.rstrip('/')}/{name}"
 
 
-def printable(repository: str) -> str:
-    """A name as it may be logged: without the user and password that a URL can carry."""
-    return _USER.sub("://***@", repository)
+def collapse(name: str) -> str:
+    """A name without `.` and `..`, which stores take for names like others."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == ".." and parts:
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def printable(text: str) -> str:
+    """A name, or a text with names in it, as it may be logged: without the users and passwords that URLs can carry."""
+    return _USER.sub("://***@", text)
 
 
 def _clean(path: str) -> str:

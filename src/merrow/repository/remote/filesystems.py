@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from merrow.core.errors import InternalError, UnsupportedError
-from merrow.repository.remote.address import Address
+from merrow.repository.remote.address import Address, printable
 from merrow.repository.remote.credentials import Credential
 
 # fsspec's name for the store, and the extra of merrow that brings its package.
@@ -64,7 +64,7 @@ def open_filesystem(address: Address, credential: Credential) -> FileSystem:
 
 def describe_error(error: BaseException, credential: Credential) -> str:
     """What a store's package says went wrong, on one line and without secrets."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     for secret in credential.secrets():
         text = text.replace(secret, "***")
     return text

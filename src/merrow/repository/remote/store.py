@@ -2,11 +2,13 @@
 
     <cache>/blobs/<sha256>              content, once, whatever it is called and wherever it came from; never written to
     <cache>/known/<sha256 of source>    which blob a file was, by its address, tag and size: it need not be copied again
-    <cache>/models/<process>-<random>   a model's directory as it is loaded: links to blobs; goes with the model (or in
+    <cache>/models/<server>-<random>    a model's directory as it is loaded: links to blobs; goes with the model (or in
                                         the directory of TRITON_AWS_MOUNT_DIRECTORY and so on)
+    <cache>/servers/<server>            locked by the server as long as it lives: of whom it is not, what is left may go
 
 Blobs that no model uses are removed, the longest unused first, when there are more bytes of them than allowed. Several
-servers may share a cache: everything appears by renaming, and a blob that has just gone is copied again.
+servers may share a cache, also from containers that do not see each other's processes: everything appears by renaming,
+a blob has its first link before it has its name, and one that has just gone is copied again.
 
 Everything here blocks, and may run on several threads.
 """
@@ -18,10 +20,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from merrow.core.errors import InternalError, ServerError, UnsupportedError
 from merrow.repository import layout
@@ -37,11 +41,17 @@ from merrow.repository.remote.filesystems import (
 from merrow.repository.scan import ModelLocation
 from merrow.settings import CloudSettings
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _LOG = logging.getLogger("merrow.repository")
 
 _BLOCK_BYTE_SIZE = 1024 * 1024
 _COPIES_AT_ONCE = 8
 _PROGRESS_SECONDS = 5.0
+_INCOMING = "incoming-"
 # Where a store says which content a file has: the surest first. Several stores, several words.
 _TAG_KEYS = ("sha256", "blob_id", "ETag", "etag", "md5Hash", "Content-MD5", "Digest")
 _TIME_KEYS = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
@@ -78,7 +88,8 @@ class RemoteStore:
         self._lock = threading.Lock()
         self._credentials: Credentials | None = None
         self._connections: dict[tuple[str, str, str, Credential], FileSystem] = {}
-        self._is_prepared = False
+        # The name of this server's lock, once there is one.
+        self._server = ""
 
     def list_models(self, repository: str) -> list[ModelLocation]:
         """The models of a repository, by name.
@@ -89,7 +100,8 @@ class RemoteStore:
         connection = self._connect(repository)
         path = connection.address.path
         entries = self._ask(connection, repository, lambda filesystem: filesystem.ls(path, detail=True))
-        names = {_name_below(path, entry) for entry in entries if entry.get("type") == "directory"}
+        is_web = connection.address.is_web
+        names = {_relative(path, entry["name"], is_web).partition("/")[0] for entry in entries if _is_directory(entry)}
         return [self._location(repository, name) for name in sorted(names - {""})]
 
     def find_model(self, repository: str, name: str) -> list[ModelLocation]:
@@ -105,19 +117,21 @@ class RemoteStore:
         connection = self._connect(location.directory)
         path = connection.address.path
 
+        is_web = connection.address.is_web
+
         def find(filesystem: FileSystem) -> dict[str, dict[str, Any]]:
             found = filesystem.find(path, withdirs=True, detail=True)
-            if connection.address.scheme in ("http", "https"):
-                # A web server's list has names only.
+            if is_web:
+                # A web server's page has names only.
                 return {
-                    key: entry if entry.get("type") == "directory" else filesystem.info(key)
+                    key: entry if _is_directory(entry) or not _relative(path, key, is_web) else filesystem.info(key)
                     for key, entry in found.items()
                 }
             return found
 
         files: dict[str, RemoteFile] = {}
         for key, entry in self._ask(connection, location.directory, find).items():
-            relative = _relative(path, key)
+            relative = _relative(path, key, is_web)
             if not relative:
                 continue
             if not layout.contains_path(relative):
@@ -142,7 +156,7 @@ class RemoteStore:
             self._directory, "models"
         )
         try:
-            directory = tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent)
+            directory = tempfile.mkdtemp(prefix=f"{self._server}-", dir=parent)
         except OSError as error:
             raise InternalError(f"failed to make a directory in {parent}: {error.strerror}") from None
         try:
@@ -170,6 +184,29 @@ class RemoteStore:
         self._trim()
         return directory
 
+    def copy_file(self, name: str, target: str) -> None:
+        """Copy a single file that is not in a model's directory.
+
+        Args:
+            name: of the file, as that of a repository.
+            target: where to, in a directory that `copy_model` made.
+
+        Raises:
+            ServerError: it cannot be read.
+        """
+        connection = self._connect(name)
+        path = connection.address.path
+        file = _describe(path, self._ask(connection, name, lambda filesystem: filesystem.info(path)))
+        if file.is_directory:
+            raise InternalError(f"failed to read {addresses.printable(name)}: it is a directory")
+        progress = _Progress(name, file.byte_size or 0)
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            self._place(connection, ModelLocation("", name, ""), file, target, progress)
+        except OSError as error:
+            raise InternalError(f"failed to write {error.filename}: {error.strerror}") from None
+        progress.finish(1)
+
     # Files.
 
     def _place(
@@ -185,16 +222,17 @@ class RemoteStore:
         except (OSError, ValueError):
             # Never seen, or gone since.
             pass
-        digest = self._copy(connection, location, file, progress)
-        self._link(digest, file.byte_size, target)
+        digest = self._copy(connection, location, file, target, progress)
         temporary = f"{known}.{os.getpid()}.{threading.get_ident()}"
         with open(temporary, "w", encoding="ascii") as record:
             record.write(digest)
         os.replace(temporary, known)
 
-    def _copy(self, connection: _Connection, location: ModelLocation, file: RemoteFile, progress: "_Progress") -> str:
+    def _copy(
+        self, connection: _Connection, location: ModelLocation, file: RemoteFile, target: str, progress: "_Progress"
+    ) -> str:
         blobs = os.path.join(self._directory, "blobs")
-        descriptor, temporary = tempfile.mkstemp(prefix="incoming-", dir=blobs)
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{_INCOMING}{self._server}-", dir=blobs)
         os.close(descriptor)
         try:
             callback = byte_counter(progress.add)
@@ -203,17 +241,22 @@ class RemoteStore:
                 location.directory,
                 lambda filesystem: filesystem.get_file(file.path, temporary, callback=callback),
             )
+            byte_size = os.path.getsize(temporary)
+            if file.byte_size is not None and byte_size != file.byte_size:
+                raise InternalError(
+                    f"failed to read {addresses.printable(location.directory)}: {addresses.printable(file.path)} has "
+                    f"{byte_size} bytes, but had {file.byte_size} in the list of files: it was changed meanwhile"
+                )
             digest = _digest_of_file(temporary)
-            progress.count_copied(os.path.getsize(temporary))
+            progress.count_copied(byte_size)
             # Read only: what links to it is the same file.
             os.chmod(temporary, 0o444)
+            # Before it has its name: a blob that is linked to is not removed.
+            _link_or_copy(temporary, target)
             os.replace(temporary, os.path.join(blobs, digest))
             return digest
         except BaseException:
-            try:
-                os.unlink(temporary)
-            except FileNotFoundError:
-                pass
+            _unlink(temporary)
             raise
 
     def _link(self, digest: str, byte_size: int | None, target: str) -> None:
@@ -222,13 +265,7 @@ class RemoteStore:
         if byte_size is not None and status.st_size != byte_size:
             raise ValueError("another size")
         os.utime(blob)
-        try:
-            os.link(blob, target)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            # This filesystem has no links.
-            shutil.copyfile(blob, target)
+        _link_or_copy(blob, target)
 
     def _trim(self) -> None:
         """Remove the longest unused of the blobs that no model's directory links to."""
@@ -240,39 +277,83 @@ class RemoteStore:
                 status = os.stat(path)
             except FileNotFoundError:
                 continue
-            if status.st_nlink == 1 and not name.startswith("incoming-"):
+            if status.st_nlink == 1 and not name.startswith(_INCOMING):
                 unused.append((status.st_mtime, status.st_size, path))
         surplus = sum(byte_size for _, byte_size, _ in unused) - self._settings.cache_byte_size
+        removed = set()
         for _, byte_size, path in sorted(unused):
             if surplus <= 0:
-                return
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
+                break
+            _unlink(path)
+            removed.add(os.path.basename(path))
             surplus -= byte_size
+        if removed:
+            self._forget(removed)
+
+    def _forget(self, digests: Collection[str]) -> None:
+        """Remove the records of blobs that are gone."""
+        known = os.path.join(self._directory, "known")
+        for name in os.listdir(known):
+            path = os.path.join(known, name)
+            try:
+                with open(path, encoding="ascii") as record:
+                    is_gone = record.read() in digests
+            except (OSError, ValueError):
+                continue
+            if is_gone:
+                _unlink(path)
 
     # The cache's directory.
 
     def _prepare(self) -> None:
         with self._lock:
-            if self._is_prepared:
+            if self._server:
                 return
             try:
-                for name in ("blobs", "known", "models"):
+                for name in ("blobs", "known", "models", "servers"):
                     os.makedirs(os.path.join(self._directory, name), mode=0o700, exist_ok=True)
                 self._remove_leftovers()
+                descriptor, self._server = _lock_name(os.path.join(self._directory, "servers"))
             except OSError as error:
                 raise InternalError(f"cannot use the cache of models: {error}") from None
-            self._is_prepared = True
+            weakref.finalize(self, os.close, descriptor)
 
     def _remove_leftovers(self) -> None:
-        """Remove the directories of servers that ended without doing so."""
-        models = os.path.join(self._directory, "models")
-        for name in os.listdir(models):
-            process_id = name.partition("-")[0]
-            if process_id.isdigit() and not _is_running(int(process_id)):
+        """Remove what servers left that ended without doing so."""
+        models, blobs = (os.path.join(self._directory, name) for name in ("models", "blobs"))
+        # These are listed first: a server has its lock before it makes anything.
+        directories = os.listdir(models)
+        incoming = [name for name in os.listdir(blobs) if name.startswith(_INCOMING)]
+        living = self._living_servers()
+        if living is None:
+            return
+        for name in directories:
+            if name.partition("-")[0] not in living:
                 shutil.rmtree(os.path.join(models, name), ignore_errors=True)
+        for name in incoming:
+            if name.removeprefix(_INCOMING).partition("-")[0] not in living:
+                _unlink(os.path.join(blobs, name))
+
+    def _living_servers(self) -> set[str] | None:
+        """The names of servers that run, after removing those of others; None if nobody can tell."""
+        servers = os.path.join(self._directory, "servers")
+        living = set()
+        for name in os.listdir(servers):
+            path = os.path.join(servers, name)
+            try:
+                descriptor = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            try:
+                if _lock_nowait(descriptor):
+                    _unlink(path)
+                else:
+                    living.add(name)
+            except OSError:
+                return None
+            finally:
+                os.close(descriptor)
+        return living if fcntl is not None else None
 
     # Stores.
 
@@ -314,6 +395,9 @@ class RemoteStore:
             raise UnsupportedError(f"failed to read {addresses.printable(name)}: {error}") from None
         except Exception as error:
             reason = describe_error(error, connection.credential)
+            if isinstance(error, FileNotFoundError) and " " not in reason:
+                # Most packages give the path only, and that as they see it.
+                reason = "there is nothing there"
             raise InternalError(f"failed to read {addresses.printable(name)}: {reason}") from None
 
     def _location(self, repository: str, name: str) -> ModelLocation:
@@ -357,22 +441,26 @@ class _Progress:
         )
 
 
-def _name_below(path: str, entry: Mapping[str, Any]) -> str:
-    """The first part of an entry's name below a directory."""
-    return _relative(path, str(entry["name"])).partition("/")[0]
+def _is_directory(entry: Mapping[str, Any]) -> bool:
+    return entry.get("type") == "directory"
 
 
-def _relative(path: str, key: str) -> str:
+def _relative(path: str, key: str, is_web: bool) -> str:
+    """An entry's path below a directory; "" if it is none."""
     key = key.rstrip("/")
     # Some stores begin their names with a slash.
     for prefix in (f"{path}/", f"/{path}/"):
         if key.startswith(prefix):
-            return key[len(prefix) :].strip("/")
+            relative = key[len(prefix) :].strip("/")
+            if is_web:
+                # A page has other links, too: those that sort it are queries.
+                return "" if "?" in relative or "#" in relative else unquote(relative)
+            return relative
     return ""
 
 
 def _describe(key: str, entry: Mapping[str, Any]) -> RemoteFile:
-    if entry.get("type") == "directory" or key.endswith("/"):
+    if _is_directory(entry) or key.endswith("/"):
         return RemoteFile(key, "directory", is_directory=True)
     size = entry.get("size")
     lfs = entry.get("lfs")
@@ -400,11 +488,47 @@ def _default_directory() -> str:
     return os.path.join(base, "merrow", "models")
 
 
-def _is_running(process_id: int) -> bool:
+def _unlink(path: str) -> None:
     try:
-        os.kill(process_id, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
     except OSError:
-        return True
-    return True
+        # This filesystem has no links.
+        shutil.copyfile(source, target)
+
+
+def _lock_name(directory: str) -> tuple[int, str]:
+    """A new file that is locked until its descriptor is closed: that, and the file's name."""
+    while True:
+        descriptor, path = tempfile.mkstemp(prefix="", dir=directory)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor, os.path.basename(path)
+        except FileNotFoundError:
+            # Another server took it for one that was left, before it was locked.
+            pass
+        except OSError:
+            # This filesystem has no locks; nobody can tell who lives, and nothing is removed.
+            return descriptor, os.path.basename(path)
+        os.close(descriptor)
+
+
+def _lock_nowait(descriptor: int) -> bool:
+    """Whether nobody else holds the lock."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        pass
+    return False
