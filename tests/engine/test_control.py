@@ -419,6 +419,23 @@ def test_instances_that_are_added_are_made_by_who_made_the_first(tmp_path):
     run(scenario, tmp_path, load_models=("m",), make_backend=make_backend)
 
 
+def test_other_instances_may_have_another_limit_of_batches_at_once(tmp_path):
+    add_model(tmp_path, "m", "instance_group { count: 1 kind: KIND_CPU }")
+
+    class Backend(IdentityBackend):
+        def batch_limit(self, config):
+            return config.instance_group[0].count + 10
+
+    async def scenario(engine, started):
+        assert engine.find_model("m").driver.batch_limit == 11
+        add_model(tmp_path, "m", "instance_group { count: 3 kind: KIND_CPU }")
+        await engine.load_model("m")
+        assert len(engine.find_model("m").driver.instances) == 3
+        assert engine.find_model("m").driver.batch_limit == 13
+
+    run(scenario, tmp_path, load_models=("m",), make_backend=lambda name: Backend())
+
+
 def test_instances_that_were_started_for_nothing_are_closed_passive_ones_too(tmp_path):
     both_versions = "version_policy { all {} } instance_group { count: 1 kind: KIND_CPU }"
     add_model(tmp_path, "m", both_versions, versions=(1, 2))

@@ -916,3 +916,30 @@ def test_instances_below_the_limit_get_batches_in_advance_and_the_others_none():
     assert [len(instance.batches) for instance in rig.instances] == [2, 2, 0, 0]
     assert rig.driver.pending_count == 4
     rig.driver.check_invariants()
+
+
+@pytest.mark.parametrize("batching", [None, {}])
+def test_a_model_without_instances_that_take_requests_says_so(batching):
+    rig = Rig(instances=0, batching=batching)
+
+    request = rig.request()
+
+    (response,) = request.sink.responses
+    assert isinstance(response.error, UnavailableError)
+    assert response.error.message == (
+        "model 'm' has no instance that takes requests: all of its instance groups are passive"
+    )
+    assert rig.driver.in_flight_count == 0
+
+
+def test_the_limit_may_change_with_the_instances():
+    rig = Rig(instances=2, batch_limit=1)
+    rig.request()
+    rig.request()
+    assert [len(instance.batches) for instance in rig.instances] == [1, 0]
+
+    rig.driver.batch_limit = 2
+    rig.request()
+    assert [len(instance.batches) for instance in rig.instances] == [1, 0]
+    rig.answer(rig.instances[0])
+    assert [len(instance.batches) for instance in rig.instances] == [1, 1]

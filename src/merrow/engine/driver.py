@@ -128,7 +128,7 @@ class ModelDriver:
         self._call_at = call_at
         self._is_decoupled = is_decoupled
         self._permits = permits
-        self._batch_limit = batch_limit
+        self.batch_limit = batch_limit
         self._call_soon = call_soon
         self._is_dispatch_due = False
         self._is_managed = scheduler is not None or permits is not None
@@ -422,7 +422,7 @@ class ModelDriver:
         """The healthy instance with the fewest batches, if it may take another. An idle one wins at once."""
         if self._permits is not None:
             return self._idle_slot()
-        may_be_idle = self._batch_limit is None or self._is_below_limit(self._batch_limit)
+        may_be_idle = self.batch_limit is None or self._is_below_limit(self.batch_limit)
         best: _Slot | None = None
         for slot in self._slots:
             instance = slot.instance
@@ -436,7 +436,7 @@ class ModelDriver:
 
     def _idle_slot(self) -> _Slot | None:
         """An instance with nothing to do: a batch formed for a busy one would miss requests yet to come."""
-        if self._batch_limit is not None and not self._is_below_limit(self._batch_limit):
+        if self.batch_limit is not None and not self._is_below_limit(self.batch_limit):
             return None
         for slot in self._slots:
             if (
@@ -720,7 +720,14 @@ class ModelDriver:
         self._answer(request, self._error_response(error))
 
     def _fail_unhealthy(self, request: Request, now_ns: int) -> None:
-        error = InternalError(f"Stub process '{self._slots[0].instance.name}' is not healthy.")
+        error: ServerError
+        if self._slots:
+            error = InternalError(f"Stub process '{self._slots[0].instance.name}' is not healthy.")
+        else:
+            error = UnavailableError(
+                f"model '{self._model_name}' has no instance that takes requests: "
+                "all of its instance groups are passive"
+            )
         self._fail(request, error, FailureReason.BACKEND, now_ns)
 
     def _error_response(self, error: ServerError) -> Response:

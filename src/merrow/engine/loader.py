@@ -86,9 +86,11 @@ class InstanceUpdate:
     added: Sequence[PlacedInstance]
     passive: Sequence[PlacedInstance]
     removed: Sequence[PlacedInstance]
+    batch_limit: int | None
 
     def apply(self) -> Model:
         """Put them into service; the caller takes the `removed` ones out (`ModelDriver.close_instance`)."""
+        self.driver.batch_limit = self.batch_limit
         for instance in self.added:
             self.driver.add_instance(instance)
         return self.model
@@ -252,7 +254,7 @@ class ModelLoader:
             driver.prepare_instance(instance)
         passive = [instance for signature, instance in started if signature[0].passive]
         removed = [instance for _, instance in change.removed]
-        update = InstanceUpdate(changed, driver, instances, passive, removed)
+        update = InstanceUpdate(changed, driver, instances, passive, removed, backend.batch_limit(config))
         try:
             await changed.warm_up(self._clock, instances)
         except BaseException:

@@ -85,6 +85,14 @@ def test_the_file_may_have_another_name(tmp_path):
     assert import_model(find_model(context), context)[0].value == "1.other"
 
 
+def test_the_file_may_be_in_a_folder_of_the_versions(tmp_path):
+    (tmp_path / "1" / "sub").mkdir(parents=True)
+    write_model(tmp_path, "value = __name__", "sub/other.py")
+    context = make_context(tmp_path, replace(CONFIG, default_model_filename="sub/other.py"))
+
+    assert import_model(find_model(context), context)[0].value == "1.sub.other"
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InternalError) as caught:
         find_model(make_context(tmp_path))

@@ -74,7 +74,9 @@ def import_model(
         for name in [name for name in sys.modules if name.partition(".")[0] == package_name]:
             del sys.modules[name]
         _add_package(package_name, version_directory)
-        name = f"{package_name}.{os.path.basename(path).removesuffix('.py')}"
+        # Also of a file in a folder of the version's.
+        file = os.path.relpath(path, version_directory).removesuffix(".py")
+        name = ".".join((package_name, *file.split(os.sep)))
         # Not importlib.import_module: it leaves more of the import system in tracebacks.
         __import__(name)
         return sys.modules[name], request_class
