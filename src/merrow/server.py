@@ -139,12 +139,12 @@ class Server:
         engine = Engine(settings.repository, loader, clock, metrics, shared_memory)
         self._engine = engine
         try:
-            all_loaded = await engine.start()
+            failure = await engine.start()
         except ServerError as error:
-            raise ServerStartError(f"creating server: {CODE_NAMES[error.code]} - {error.message}") from error
+            raise _start_error(error) from error
         _log_models(engine)
-        if not all_loaded and settings.repository.exit_on_error:
-            raise ServerStartError("creating server: Internal - failed to load all models")
+        if failure is not None and settings.repository.exit_on_error:
+            raise _start_error(failure)
         debugged = settings.repository.debug_model
         if debugged and all(model.name != debugged for model in engine.models()):
             raise ServerStartError(f"--debug-model={debugged}: there is no such model in service")
@@ -321,3 +321,7 @@ def _log_models(engine: Engine) -> None:
 
 def _place_text(model: Model) -> str:
     return "ensemble" if model.place is None else f"{model.place.value} x {len(model.driver.instances)}"
+
+
+def _start_error(error: ServerError) -> ServerStartError:
+    return ServerStartError(f"creating server: {CODE_NAMES[error.code]} - {error.message}")

@@ -175,6 +175,20 @@ def test_a_start_up_model_that_is_not_there_ends_the_start(repository):
         RunningServer(repository.path, EXPLICIT, "--load-model=missing").__enter__()
 
 
+def test_start_up_models_that_fail_end_the_start_with_their_own_reasons(repository):
+    repository.add("a", 'backend: "nope"')
+    repository.add("b", 'backend: "nope"')
+    flags = ("--load-model=a", "--load-model=b", "--load-model=missing")
+
+    with pytest.raises(ServerStartError) as raised:
+        RunningServer(repository.path, EXPLICIT, *flags).__enter__()
+
+    error = str(raised.value)
+    assert "error: creating server: Invalid argument - load failed for model 'a'" in error
+    assert "load failed for model 'a': version 1 is at UNAVAILABLE state: " in error
+    assert "load failed for model 'b': version 1 is at UNAVAILABLE state: " in error
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_configurations_and_files_come_with_a_load(repository, protocol):
     add_identity(repository, "m")

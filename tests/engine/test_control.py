@@ -89,7 +89,7 @@ def run(
         environment = LocalEnvironment(loop, RecordingServices(), 1 << 20)
         loader = ModelLoader(options, make_backend, None, time.monotonic_ns, environment, **(loader_options or {}))
         engine = Engine(options, loader, time.monotonic_ns, MetricsPage(MetricsSettings(), time.monotonic_ns))
-        started = await engine.start()
+        started = await engine.start() is None
         try:
             await scenario(engine, started)
         finally:

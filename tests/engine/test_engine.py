@@ -55,7 +55,7 @@ def run(scenario, *repositories, **settings):
             options, backend_of, None, time.monotonic_ns, LocalEnvironment(loop, RecordingServices(), 1 << 20)
         )
         engine = Engine(options, loader, time.monotonic_ns, MetricsPage(MetricsSettings(), time.monotonic_ns))
-        started = await engine.start()
+        started = await engine.start() is None
         try:
             result = scenario(engine, started)
             return await result if asyncio.iscoroutine(result) else result
@@ -402,7 +402,7 @@ def test_stopping_does_not_wait_longer_than_it_may(tmp_path):
             options, backend_of, None, time.monotonic_ns, LocalEnvironment(loop, RecordingServices(), 1 << 20)
         )
         engine = Engine(options, loader, time.monotonic_ns, MetricsPage(MetricsSettings(), time.monotonic_ns))
-        assert await engine.start()
+        assert await engine.start() is None
         request = infer(engine)
         assert not await engine.stop(0.01)
         await asyncio.wait_for(request.sink.arrived.wait(), 5)

@@ -43,6 +43,8 @@ from merrow.settings import ModelControlMode, RepositorySettings
 
 _LOG = logging.getLogger("merrow.engine")
 
+_NOT_ALL_LOADED = "failed to load all models"
+
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
@@ -100,8 +102,11 @@ class RepositoryControl:
 
     # Life.
 
-    async def start(self) -> bool:
-        """Load the start-up models; True if all of them loaded.
+    async def start(self) -> ServerError | None:
+        """Load the start-up models.
+
+        Returns:
+            What to end with if all of them are needed; None if all of them loaded.
 
         Raises:
             ServerError: a repository cannot be read.
@@ -109,12 +114,12 @@ class RepositoryControl:
         wanted = self._settings.load_models
         self._locations = await self._run(self._reader.list_models)
         if self._settings.model_control_mode is ModelControlMode.EXPLICIT and wanted != ("*",):
-            loaded = await self._load_named(wanted)
+            failure = await self._load_named(wanted)
         else:
-            loaded = await self._load_all()
+            failure = await self._load_all()
         if self._settings.model_control_mode is ModelControlMode.POLL:
             self._polling = asyncio.ensure_future(self._poll_until_stopped())
-        return loaded
+        return failure
 
     async def stop(self, timeout_seconds: float) -> None:
         """Stop polling, and want nothing any more. A poll that is under way may end first, if it does so in time."""
@@ -221,19 +226,27 @@ class RepositoryControl:
 
     # Start-up and polling.
 
-    async def _load_all(self) -> bool:
+    async def _load_all(self) -> ServerError | None:
         poll = await self._read_all()
         explicit = {model_id.name for model_id in poll.plans}
         async with self._claim(lambda: set(poll.plans)):
             errors = await self._apply(poll, self._changes(poll), (), explicit)
-        return not poll.failures and not any(errors.values())
+        return InternalError(_NOT_ALL_LOADED) if poll.failures or any(errors.values()) else None
 
-    async def _load_named(self, names: Sequence[str]) -> bool:
+    async def _load_named(self, names: Sequence[str]) -> ServerError | None:
         if not names:
-            return True
+            return None
         async with self._reading({name: Overrides() for name in names}) as poll:
             errors = await self._apply(poll, self._changes(poll), (), explicit=set(names))
-        return not poll.failures and not any(errors.values())
+        reasons = [
+            f"load failed for model '{model_id}': {error.message}"
+            for model_id, error in errors.items()
+            if error is not None
+        ]
+        if reasons:
+            # As in Triton, which says nothing of those that could not be found then.
+            return InvalidArgumentError("\n".join(reasons))
+        return InternalError(_NOT_ALL_LOADED) if poll.failures else None
 
     async def _poll_until_stopped(self) -> None:
         while True:

@@ -56,8 +56,11 @@ class Engine:
 
     # Life.
 
-    async def start(self) -> bool:
-        """Load the start-up models; True if all of them loaded.
+    async def start(self) -> ServerError | None:
+        """Load the start-up models.
+
+        Returns:
+            What to end with if all of them are needed; None if all of them loaded.
 
         Raises:
             ServerError: a repository cannot be read.
