@@ -38,7 +38,7 @@ NOT_FOR_MODELS = {"SharedMemory", "async_event_future_done_callback", "shared_me
 
 # How the real server's Python backend ends it on a machine with much to do.
 OVERLOADED = "boost::interprocess::lock_exception"
-ATTEMPTS = 2
+ATTEMPTS = 4
 
 Answer = TypeVar("Answer")
 
