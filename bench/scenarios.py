@@ -164,11 +164,7 @@ def dynamic_batching(plan: Plan) -> list[Row]:
             for concurrency in plan.concurrencies:
                 for model in (repositories.CONV_BATCHED, repositories.CONV_SINGLE):
                     loaded = {server.name: (server, model) for server in servers}
-                    measured = _interleave(loaded, protocol, concurrency, plan)
-                    scenario = model.replace("_", " ")
-                    rows += [
-                        _load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()
-                    ]
+                    rows += _compare(model.replace("_", " "), loaded, protocol, concurrency, plan)
     return rows
 
 
@@ -184,11 +180,7 @@ def instances(plan: Plan) -> list[Row]:
             for concurrency in plan.concurrencies:
                 for model in (repositories.CONV_BATCHED, repositories.CONV_SINGLE):
                     loaded = {f"merrow, instances: {count}": (server, f"{model}_{count}") for count in INSTANCE_COUNTS}
-                    measured = _interleave(loaded, protocol, concurrency, plan)
-                    scenario = model.replace("_", " ")
-                    rows += [
-                        _load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()
-                    ]
+                    rows += _compare(model.replace("_", " "), loaded, protocol, concurrency, plan)
     return rows
 
 
@@ -256,14 +248,13 @@ def _load_rows(
             speaking = [server for server in servers if server.name != FLOOR or protocol == "http"]
             for concurrency in plan.concurrencies:
                 loaded = {server.name: (server, model) for server in speaking}
-                measured = _interleave(loaded, protocol, concurrency, plan)
-                rows += [_load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()]
+                rows += _compare(scenario, loaded, protocol, concurrency, plan)
     return rows
 
 
-def _interleave(
-    loaded: Mapping[str, tuple[ServerProcess, str]], protocol: str, concurrency: int, plan: Plan
-) -> dict[str, _Measured]:
+def _compare(
+    scenario: str, loaded: Mapping[str, tuple[ServerProcess, str]], protocol: str, concurrency: int, plan: Plan
+) -> list[LoadRow]:
     """Windows in turn for each server and model; by the name that they have in the table."""
     measured = {name: _Measured() for name in loaded}
     with contextlib.ExitStack() as stack:
@@ -278,7 +269,7 @@ def _interleave(
                 before = process_tree.cpu_seconds(server.pid)
                 measured[name].results.append(loads[name].run(plan.seconds))
                 measured[name].cpu_seconds += process_tree.cpu_seconds(server.pid) - before
-    return measured
+    return [_load_row(scenario, protocol, concurrency, name, found) for name, found in measured.items()]
 
 
 def _load_row(scenario: str, protocol: str, concurrency: int, server: str, measured: _Measured) -> LoadRow:

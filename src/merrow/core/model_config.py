@@ -15,6 +15,12 @@ Source: Triton, model_configuration.md; triton-inference-server/common, protobuf
 
 from dataclasses import dataclass, field
 
+ENVIRONMENT_PARAMETER = "EXECUTION_ENV_PATH"
+"""The parameter of a Python model that says where its execution environment is."""
+
+MODEL_DIRECTORY_VARIABLE = "$$TRITON_MODEL_DIRECTORY"
+"""What stands for the model's directory at the start of that path."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRateLimiterResource:

@@ -147,7 +147,7 @@ class RepositoryControl:
             for model_id in sorted(errors, key=str):
                 error = errors[model_id]
                 if model_id.name == name and error is not None:
-                    raise InvalidArgumentError(f"load failed for model '{model_id}': {error.message}\n")
+                    raise InvalidArgumentError(f"{_load_failure(model_id, error)}\n")
             if poll.failures:
                 raise InternalError(f"failed to load '{name}', failed to poll from model repository")
             ids = [model_id for model_id in self._graph.ids_of(name) if self._lifecycle.statuses(model_id)]
@@ -238,11 +238,7 @@ class RepositoryControl:
             return None
         async with self._reading({name: Overrides() for name in names}) as poll:
             errors = await self._apply(poll, self._changes(poll), (), explicit=set(names))
-        reasons = [
-            f"load failed for model '{model_id}': {error.message}"
-            for model_id, error in errors.items()
-            if error is not None
-        ]
+        reasons = [_load_failure(model_id, error) for model_id, error in errors.items() if error is not None]
         if reasons:
             # As in Triton, which says nothing of those that could not be found then.
             return InvalidArgumentError("\n".join(reasons))
@@ -523,3 +519,7 @@ def _describe_health(model: Model) -> tuple[str, str]:
     reason = "; ".join([instance.health_reason for instance in instances if not instance.is_healthy])
     is_lost = bool(instances) and all(instance.is_in_crash_loop for instance in instances)
     return "UNAVAILABLE" if is_lost else "READY", reason
+
+
+def _load_failure(model_id: ModelId, error: ServerError) -> str:
+    return f"load failed for model '{model_id}': {error.message}"

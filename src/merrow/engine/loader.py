@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from merrow.backends.base import Backend, Instance, InstanceDescription, InstanceHost, ModelContext, Place
 from merrow.core.clock import Clock
 from merrow.core.errors import InvalidArgumentError, UnavailableError, UnsupportedError
-from merrow.core.model_config import ModelConfig, ModelInstanceGroup
+from merrow.core.model_config import ENVIRONMENT_PARAMETER, ModelConfig, ModelInstanceGroup
 from merrow.engine.driver import ModelDriver, Timer
 from merrow.engine.ensemble import EnsembleDriver, FindModel, Submit
 from merrow.engine.instances import InstancePlan, Signature, change_instances, plan_instances
@@ -48,7 +48,6 @@ DeviceMemoryUse = Callable[[int], float | None]
 """The fraction of a device's memory that is in use, by the device's number; None where it cannot be told."""
 
 _PLACE_PARAMETER = "EXECUTION_PLACE"
-_ENVIRONMENT_PARAMETER = "EXECUTION_ENV_PATH"
 
 
 class ProcessPlace(Protocol):
@@ -351,7 +350,7 @@ class ModelLoader:
                     f"model '{name}': parameter {_PLACE_PARAMETER} must be 'inline', 'thread' or 'process', "
                     f"got '{wanted}'"
                 ) from None
-        environment = config.parameters.get(_ENVIRONMENT_PARAMETER)
+        environment = config.parameters.get(ENVIRONMENT_PARAMETER)
         has_environment = environment is not None and environment.string_value != ""
         if name == self._settings.debug_model:
             _LOG.warning("model '%s' runs in the server's process, one instance on a thread: --debug-model", name)
@@ -364,7 +363,7 @@ class ModelLoader:
         if place is Place.PROCESS and self._process_place is None:
             if has_environment:
                 raise UnsupportedError(
-                    f"model '{name}': parameter {_ENVIRONMENT_PARAMETER} needs processes, which this platform lacks"
+                    f"model '{name}': parameter {ENVIRONMENT_PARAMETER} needs processes, which this platform lacks"
                 )
             _LOG.warning("model '%s' runs on threads: this platform cannot run models in child processes", name)
             return Place.THREAD

@@ -19,7 +19,7 @@ from merrow.places.base import Caller, InstanceEvents
 from merrow.places.guard import execute_guarded
 from merrow.places.local_host import LocalEnvironment, LocalHost
 from merrow.places.readiness import ReadinessCheck
-from merrow.places.supply import SUPPLY_NS, WEIGHT, depth_of
+from merrow.places.supply import Supply
 
 # Batches that a thread is handed in advance, at most; beyond, it waits for the loop no less.
 MAX_DEPTH = 4
@@ -54,7 +54,7 @@ class ThreadInstance:
         self._readiness: ReadinessCheck | None = None
         # What waits behind an execution that waits for another model may be what that waits for.
         self._max_depth = MAX_DEPTH
-        self._mean_execution_ns = float(SUPPLY_NS)
+        self._supply = Supply()
         self._batches: SimpleQueue[Sequence[Request] | None] = SimpleQueue()
         self._done: deque[tuple[Sequence[Request], Execution] | tuple[Request, Response]] = deque()
         self._is_awake = False
@@ -139,6 +139,5 @@ class ThreadInstance:
                 assert isinstance(outcome, Execution)
                 if self._host.calls:
                     self._host.end_batch(what)
-                self._mean_execution_ns += (outcome.end_ns - outcome.start_ns - self._mean_execution_ns) * WEIGHT
-                self.depth = depth_of(self._mean_execution_ns, self._max_depth)
+                self.depth = self._supply.depth_after(outcome, self._max_depth)
                 self._events.on_execution(self, what, outcome)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from merrow.core.errors import AlreadyExistsError, InternalError, InvalidArgumentError, ServerError
-from merrow.core.model_config import ModelParameter
+from merrow.core.model_config import ENVIRONMENT_PARAMETER, MODEL_DIRECTORY_VARIABLE, ModelParameter
 from merrow.repository import agents, scan
 from merrow.repository import plan as planning
 from merrow.repository.layout import ModelId, check_model_name
@@ -28,8 +28,6 @@ from merrow.settings import RepositorySettings
 
 _LOG = logging.getLogger("merrow.repository")
 
-_ENVIRONMENT_PARAMETER = "EXECUTION_ENV_PATH"
-_DIRECTORY_VARIABLE = "$$TRITON_MODEL_DIRECTORY"
 # In the copy of a model, for what was not in its directory.
 _ENVIRONMENT_FOLDER = ".environment"
 
@@ -178,18 +176,19 @@ class RepositoryReader:
 
         Source: Triton, core/src/filesystem/api.cc: LocalizePythonBackendExecutionEnvironmentPath.
         """
-        parameter = plan.config.parameters.get(_ENVIRONMENT_PARAMETER)
+        parameter = plan.config.parameters.get(ENVIRONMENT_PARAMETER)
         if parameter is None:
             return plan
         path = parameter.string_value
-        if path.startswith(_DIRECTORY_VARIABLE):
-            path = plan.source + path.removeprefix(_DIRECTORY_VARIABLE)
+        if path.startswith(MODEL_DIRECTORY_VARIABLE):
+            path = plan.source + path.removeprefix(MODEL_DIRECTORY_VARIABLE)
         path = address.collapse(path)
         if not address.is_remote(path) or path.startswith(f"{plan.source}/"):
             return plan
         name = f"{_ENVIRONMENT_FOLDER}/{path.rpartition('/')[2]}"
         self._store.copy_file(path, f"{plan.directory}/{name}")
-        parameters = {**plan.config.parameters, _ENVIRONMENT_PARAMETER: ModelParameter(f"{_DIRECTORY_VARIABLE}/{name}")}
+        local = ModelParameter(f"{MODEL_DIRECTORY_VARIABLE}/{name}")
+        parameters = {**plan.config.parameters, ENVIRONMENT_PARAMETER: local}
         return replace(plan, config=replace(plan.config, parameters=parameters))
 
     def _plan_copy(

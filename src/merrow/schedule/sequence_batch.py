@@ -33,11 +33,9 @@ from merrow.core.model_config import ModelConfig
 from merrow.core.request import SEQUENCE_END, SEQUENCE_START, Request
 from merrow.core.response import Response
 from merrow.schedule.base import Refusal, RunBatch, not_iterative
+from merrow.schedule.deadlines import Deadlines
 from merrow.schedule.sequence_controls import SequenceControls
 from merrow.schedule.sequence_state import SequenceStates, StateRule
-
-# So many limits and timeouts of sequences that are over are kept before they are looked for.
-_MAX_STALE_ENTRIES = 64
 
 
 class SequenceEvent(enum.Enum):
@@ -145,12 +143,11 @@ class SequenceBatcher(ABC):
         self._sequence_of: dict[Request, OpenSequence] = {}
         self._count = 0
         self._next_id = 1
-        # (when, tie-breaker, sequence): idle limits of open sequences, timeouts of the backlog. What is out of date is
-        # put right or skipped when it is due, or dropped when there is as much of it as of the rest.
-        self._idle: list[tuple[int, int, OpenSequence]] = []
-        self._expirations: list[tuple[int, int, OpenSequence]] = []
-        self._idle_limit = self._expiration_limit = _MAX_STALE_ENTRIES
-        self._entries = 0
+        # Idle limits of open sequences, which are put right when they are due, and timeouts of the backlog.
+        self._idle: Deadlines[OpenSequence] = Deadlines(lambda _, sequence: sequence.is_closed)
+        self._expirations: Deadlines[OpenSequence] = Deadlines(
+            lambda deadline_ns, sequence: sequence.expiration_ns != deadline_ns
+        )
         # Slots that came free and were not offered to the backlog yet; None while nobody offers.
         self._freed: list[Slot] | None = None
 
@@ -218,11 +215,7 @@ class SequenceBatcher(ABC):
             expiration_ns = now_ns + request.timeout_us * 1000
             if sequence.expiration_ns is None or expiration_ns < sequence.expiration_ns:
                 sequence.expiration_ns = expiration_ns
-                heapq.heappush(self._expirations, (expiration_ns, self._entry(), sequence))
-                if len(self._expirations) > self._expiration_limit:
-                    self._expirations = [entry for entry in self._expirations if entry[2].expiration_ns == entry[0]]
-                    heapq.heapify(self._expirations)
-                    self._expiration_limit = 2 * len(self._expirations) + _MAX_STALE_ENTRIES
+                self._expirations.push(expiration_ns, sequence)
         if request.flags & SEQUENCE_END and not policy.is_iterative:
             self._close(sequence)
         self._place(sequence, now_ns)
@@ -253,20 +246,14 @@ class SequenceBatcher(ABC):
 
     def expire(self, now_ns: int) -> list[Refusal]:
         refusals: list[Refusal] = []
-        while self._expirations and self._expirations[0][0] <= now_ns:
-            expiration_ns, _, sequence = heapq.heappop(self._expirations)
-            if sequence.expiration_ns != expiration_ns:
-                continue
+        while (sequence := self._expirations.pop_due(now_ns)) is not None:
             self._on_event(SequenceEvent.BACKLOG_TIMEOUT, None, sequence.correlation_id)
             ended = self._drop_from_backlog(sequence)
             self._close(sequence)
             self._forget(ended)
             error = "timeout of the corresponding sequence has been expired"
             refusals.extend(Refusal(request, UnavailableError(error)) for request in ended)
-        while self._idle and self._idle[0][0] <= now_ns:
-            _, _, sequence = heapq.heappop(self._idle)
-            if sequence.is_closed:
-                continue
+        while (sequence := self._idle.pop_due(now_ns)) is not None:
             if sequence.slot is None:
                 sequence.is_unwatched = True
             else:
@@ -292,11 +279,7 @@ class SequenceBatcher(ABC):
         return self.next_timeout_ns()
 
     def next_timeout_ns(self) -> int | None:
-        while self._expirations and self._expirations[0][2].expiration_ns != self._expirations[0][0]:
-            heapq.heappop(self._expirations)
-        while self._idle and self._idle[0][2].is_closed:
-            heapq.heappop(self._idle)
-        deadlines = [heap[0][0] for heap in (self._expirations, self._idle) if heap]
+        deadlines = [due_ns for due_ns in (self._expirations.next_ns(), self._idle.next_ns()) if due_ns is not None]
         return min(deadlines) if deadlines else None
 
     def release(self, request: Request, response: Response | None, now_ns: int) -> None:
@@ -436,12 +419,7 @@ class SequenceBatcher(ABC):
         rules = self._policy.state_rules
         sequence = OpenSequence(correlation_id, SequenceStates(rules) if rules else None)
         if self._policy.max_idle_ns:
-            heapq.heappush(self._idle, (now_ns + self._policy.max_idle_ns, self._entry(), sequence))
-            if len(self._idle) > self._idle_limit:
-                # A sequence that is over may have had large states, and its idle limit may be hours.
-                self._idle = [entry for entry in self._idle if not entry[2].is_closed]
-                heapq.heapify(self._idle)
-                self._idle_limit = 2 * len(self._idle) + _MAX_STALE_ENTRIES
+            self._idle.push(now_ns + self._policy.max_idle_ns, sequence)
         if self._free:
             number, instance = heapq.heappop(self._free)
             slot = self._slots[instance][number]
@@ -511,7 +489,7 @@ class SequenceBatcher(ABC):
         if sequence.is_closed:
             return
         if deadline_ns > now_ns:
-            heapq.heappush(self._idle, (deadline_ns, self._entry(), sequence))
+            self._idle.push(deadline_ns, sequence)
             return
         self._on_event(SequenceEvent.IDLE, None, sequence.correlation_id)
         self._close(sequence)
@@ -533,10 +511,6 @@ class SequenceBatcher(ABC):
     def _update(self, sequence: OpenSequence, response: Response) -> None:
         if sequence.states is not None and response.error is None:
             sequence.states.update(response)
-
-    def _entry(self) -> int:
-        self._entries += 1
-        return self._entries
 
     def _start_missing(self, correlation_id: int | str) -> InvalidArgumentError:
         return InvalidArgumentError(

@@ -15,9 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from merrow.core.errors import InternalError
-
-PATH_PARAMETER = "EXECUTION_ENV_PATH"
-MODEL_DIRECTORY_VARIABLE = "$$TRITON_MODEL_DIRECTORY"
+from merrow.core.model_config import MODEL_DIRECTORY_VARIABLE
 
 OLDEST_PYTHON = (3, 10)
 """The interpreter of an environment runs merrow's part in a model's process."""

@@ -22,9 +22,9 @@ import numpy as np
 
 from merrow.backends.base import ModelContext
 from merrow.core.errors import InternalError
+from merrow.core.model_config import ENVIRONMENT_PARAMETER
 from merrow.places.process.archive import ArchiveError, extract_archive, is_archive
 from merrow.places.process.environment import (
-    PATH_PARAMETER,
     ExecutionEnvironment,
     expand_path,
     probe_folder,
@@ -68,7 +68,7 @@ class Environments:
             InternalError: the model's environment is not there, cannot be made or cannot run models.
             OSError: its fork server cannot be started.
         """
-        parameter = context.config.parameters.get(PATH_PARAMETER)
+        parameter = context.config.parameters.get(ENVIRONMENT_PARAMETER)
         wanted = parameter.string_value if parameter is not None else ""
         requirements = self._requirements_of(context)
         if not wanted and requirements is None:

@@ -39,7 +39,7 @@ from merrow.places.process.limits import ChildLimits, limits_of
 from merrow.places.process.restart import RestartPolicy
 from merrow.places.process.session import LaunchedChild, Session, SessionEnvironment
 from merrow.places.process.system import count_oom_kills, is_available
-from merrow.places.supply import SUPPLY_NS, WEIGHT, depth_of
+from merrow.places.supply import Supply
 from merrow.settings import ProcessSettings
 
 _LOG = logging.getLogger("merrow.places")
@@ -171,7 +171,7 @@ class ProcessInstance:
         self._loop = environment.loop
         self._settings = settings
         self._on_closed = on_closed
-        self._mean_execution_ns = float(SUPPLY_NS)
+        self._supply = Supply()
         self._policy = RestartPolicy(settings)
         self._last_death = ""
         self._oom_kill_count = 0
@@ -285,14 +285,9 @@ class ProcessInstance:
         )
 
     def _on_answer(self, requests: Sequence[Request], execution: Execution) -> None:
-        mean = self._mean_execution_ns
-        mean += (execution.end_ns - execution.start_ns - mean) * WEIGHT
-        self._mean_execution_ns = mean
-        if self._session.services.has_made_calls:
-            # What waits behind an execution that waits for another model may be what that waits for.
-            self.depth = 1
-        else:
-            self.depth = depth_of(mean, MAX_DEPTH)
+        # What waits behind an execution that waits for another model may be what that waits for.
+        max_depth = 1 if self._session.services.has_made_calls else MAX_DEPTH
+        self.depth = self._supply.depth_after(execution, max_depth)
         self._events.on_execution(self, requests, execution)
 
     def _on_response(self, request: Request, response: Response) -> None:
